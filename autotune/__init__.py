@@ -1,0 +1,1 @@
+"""Searches draft models for speculative decoding: compiles, measures and ships the one worth running."""

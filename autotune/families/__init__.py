@@ -1,0 +1,1 @@
+"""Model families: Hugging Face checkpoints on one side, canonical weights on the other."""

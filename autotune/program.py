@@ -1,0 +1,58 @@
+"""A compiled program on disk: the folder that `compile` writes and `runtime` opens.
+
+The folder holds `program.json` (this description) and the files of its backend.  A program is one decoder for one
+sequence: given n new tokens and the position of the first, it appends their keys and values to a preallocated cache
+and gives logits and arg-max tokens for all n positions.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from autotune.candidate import DraftShape, Precision
+from autotune.errors import ArtifactError
+from autotune.weights import Numerics
+
+PROGRAM_FILE = "program.json"
+PROGRAM_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Program:
+    """What one needs to know to open a compiled program."""
+
+    backend: str
+    device: str
+    precision: Precision
+    shape: DraftShape
+    numerics: Numerics
+    capacity_tokens: int
+    """Positions of the key/value cache: the longest sequence the program can hold."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the compiler's packages, by distribution name."""
+    schema_version: int = PROGRAM_SCHEMA
+
+    def write(self, folder: Path) -> None:
+        """Write `program.json` into the folder."""
+        (folder / PROGRAM_FILE).write_bytes(_PROGRAM.dump_json(self, indent=2))
+
+    @staticmethod
+    def read(folder: Path) -> "Program":
+        """The description in a program folder; ArtifactError if it is missing, malformed or of a newer schema."""
+        path = folder / PROGRAM_FILE
+        try:
+            program = _PROGRAM.validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise ArtifactError(f"{folder} is not a compiled program: it has no {PROGRAM_FILE}") from None
+        except ValidationError as error:
+            raise ArtifactError(f"{path} is malformed: {error.errors()[0]['msg']}") from error
+        if program.schema_version > PROGRAM_SCHEMA:
+            raise ArtifactError(
+                f"{path} has schema {program.schema_version}, newer than the {PROGRAM_SCHEMA} known here: "
+                "upgrade draft-autotune"
+            )
+        return program
+
+
+_PROGRAM = TypeAdapter(Program)

@@ -1,0 +1,1 @@
+"""Draft weights for any shape, and the acceptance they would reach."""

@@ -1,0 +1,195 @@
+"""What rooms hand each other once something was built, measured or scored (frozen, serialisable, no arrays)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from statistics import median
+
+from autotune.candidate import Build
+
+
+class Evidence(StrEnum):
+    """How a number was got; every number of a report carries one."""
+
+    MEASURED = "measured"
+    ESTIMATED = "estimated"
+    EXTRAPOLATED = "extrapolated"
+    STAND_IN = "stand-in"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its evidence and, where known, an interval `[low, high]`."""
+
+    value: float
+    evidence: Evidence
+    low: float | None = None
+    high: float | None = None
+
+
+class RejectReason(StrEnum):
+    """Why a candidate has no score."""
+
+    BUILD_ERROR = "build-error"
+    BUILD_TIMEOUT = "build-timeout"
+    RUN_ERROR = "run-error"
+    RUN_TIMEOUT = "run-timeout"
+    QUEUE_TIMEOUT = "queue-timeout"
+    OUT_OF_MEMORY = "out-of-memory"
+    CRASHED = "crashed"
+    NOT_A_NUMBER = "not-a-number"
+    CONSTRAINT = "constraint"
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A candidate that could not be scored: a result, with the reason and the worker's captured stderr."""
+
+    reason: RejectReason
+    detail: str
+    stderr: str = ""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A compiled program folder on disk (see `autotune.program`)."""
+
+    program: str
+    build_s: float
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """The measuring protocol; part of every cache key of a measurement.
+
+    Each sample is preceded by a read of `evict_bytes` of foreign memory, because in a real round the target's
+    weights have just passed through the caches before the draft runs, and the draft's before the target.
+    """
+
+    context_tokens: int
+    threads: int
+    min_time_s: float = 0.4
+    min_samples: int = 20
+    warmup_runs: int = 5
+    evict_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Seconds for n = 1 … N: bursts of n draft steps, or verifications of n target positions.
+
+    `samples_s[n - 1]` holds every sample of n; figures are medians, spreads are quartiles.
+    """
+
+    samples_s: tuple[tuple[float, ...], ...]
+    settings: MeasureSettings
+    device: str
+    evidence: Evidence = Evidence.MEASURED
+
+    @property
+    def largest(self) -> int:
+        """The largest n measured."""
+        return len(self.samples_s)
+
+    def seconds(self, n: int) -> float:
+        """Median seconds for n; 0 for n = 0."""
+        return median(self.samples_s[n - 1]) if n else 0.0
+
+    def spread(self, n: int) -> tuple[float, float]:
+        """First and third quartile of the samples for n."""
+        ordered = sorted(self.samples_s[n - 1])
+        return ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
+
+
+@dataclass(frozen=True)
+class TargetLatency:
+    """The target's side of a round: verification table, and seconds per round spent outside both models."""
+
+    verify: LatencyTable
+    overhead_s: float
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of one plain decode step (verification of one position)."""
+        return self.verify.seconds(1)
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Counts of tokens and of expected rounds over traces, for every lookahead 0 … K; ratios are derived.
+
+    `tokens[i]` is the length of trace i, `rounds[i][k]` the expected number of rounds it takes with lookahead k.
+    `accepted[j]` / `examined[j]`: expected drafted tokens kept / looked at, at position j + 1 of a burst, at k = K.
+    """
+
+    tokens: tuple[int, ...]
+    rounds: tuple[tuple[float, ...], ...]
+    accepted: tuple[float, ...]
+    examined: tuple[float, ...]
+    evidence: Evidence = Evidence.ESTIMATED
+
+    @property
+    def max_lookahead(self) -> int:
+        """The largest lookahead K counted."""
+        return len(self.rounds[0]) - 1
+
+    def tokens_per_round(self, lookahead: int) -> float:
+        """TAR(k): emitted tokens per round, the target's own included, pooled over traces."""
+        return sum(self.tokens) / sum(row[lookahead] for row in self.rounds)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a candidate is worth: one round's tokens and seconds, and the speed that follows."""
+
+    lookahead: int
+    tokens_per_round: Figure
+    round_s: Figure
+    tokens_per_s: Figure
+    speedup: Figure
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A build that was compiled, measured and scored for every lookahead."""
+
+    acceptance: Acceptance
+    burst: LatencyTable
+    build_s: float
+    scores: tuple[Score, ...]
+    """One per lookahead 1 … K that satisfies the constraints."""
+
+
+class TrialState(StrEnum):
+    """How the evaluation of a build ended."""
+
+    MEASURED = "measured"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One evaluated build: a line of `trials.jsonl`."""
+
+    number: int
+    build: Build
+    parameters: int
+    wall_s: float
+    outcome: Measured | Rejected
+    params: dict[str, int | str] = field(default_factory=dict)
+    """The search-space parameters it was suggested with (without the lookahead)."""
+
+    @property
+    def state(self) -> TrialState:
+        """Whether it has scores."""
+        return TrialState.MEASURED if isinstance(self.outcome, Measured) else TrialState.REJECTED
+
+    @property
+    def scores(self) -> Sequence[Score]:
+        """Its scores; none if it was rejected."""
+        return self.outcome.scores if isinstance(self.outcome, Measured) else ()
+
+    def best(self) -> Score | None:
+        """The lookahead with the highest predicted tokens/s."""
+        return max(self.scores, key=lambda score: score.tokens_per_s.value, default=None)

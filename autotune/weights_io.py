@@ -1,0 +1,38 @@
+"""Canonical weights on disk: one safetensors file and its description, for handing drafts to other processes."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from autotune.candidate import DraftShape
+from autotune.weights import ModelWeights, Numerics
+
+
+@dataclass(frozen=True)
+class _Description:
+    shape: DraftShape
+    numerics: Numerics
+
+
+_DESCRIPTION = TypeAdapter(_Description)
+
+
+def save_weights(weights: ModelWeights, folder: Path) -> None:
+    """Write `weights.safetensors` and `weights.json` into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.ascontiguousarray(array) for name, array in weights.arrays.items()}
+    save_file(arrays, folder / "weights.safetensors")
+    description = _Description(shape=weights.shape, numerics=weights.numerics)
+    (folder / "weights.json").write_bytes(_DESCRIPTION.dump_json(description))
+
+
+def load_weights(folder: Path) -> ModelWeights:
+    """The weights `save_weights` wrote."""
+    description = _DESCRIPTION.validate_json((folder / "weights.json").read_bytes())
+    with safe_open(folder / "weights.safetensors", framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    return ModelWeights(description.shape, description.numerics, arrays)

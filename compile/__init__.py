@@ -1,0 +1,1 @@
+"""Weights and a shape in, a compiled program on disk out."""

@@ -1,0 +1,70 @@
+"""What a compiler backend must do, and the registry of backends."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from autotune.candidate import Precision
+from autotune.errors import BadRequest
+from autotune.results import Built
+from autotune.weights import ModelWeights
+
+
+class CompileBackend(Protocol):
+    """Compiles a model's decoder into a program folder.  Implementations are stateless."""
+
+    name: str
+    precisions: frozenset[Precision]
+
+    def unavailable(self) -> str | None:
+        """Why this backend cannot be used here, with the remedy; None if it can."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of everything that shapes the program it writes; part of cache keys."""
+
+    def build(self, weights: ModelWeights, precision: Precision, capacity_tokens: int, folder: Path) -> None:
+        """Write `program.json` and the program's files into an existing, empty folder."""
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """Where a backend's class lives; it is imported only when asked for."""
+
+    path: str
+    install: str
+
+
+BACKENDS: Mapping[str, BackendEntry] = {
+    "onnxruntime": BackendEntry("autotune.compile.ort_backend:OrtBackend", "pip install onnx onnxruntime-gpu"),
+}
+
+
+def load_backend(name: str) -> CompileBackend:
+    """The backend of that name; BadRequest if it is unknown or unavailable here."""
+    if name not in BACKENDS:
+        raise BadRequest(f"unknown backend {name!r}; choose from: {', '.join(BACKENDS)}")
+    entry = BACKENDS[name]
+    module, _, attribute = entry.path.partition(":")
+    try:
+        backend: CompileBackend = getattr(import_module(module), attribute)()
+    except ImportError as error:
+        raise BadRequest(f"backend {name} is not installed ({error}): {entry.install}") from error
+    reason = backend.unavailable()
+    if reason:
+        raise BadRequest(f"backend {name} cannot be used here: {reason}")
+    return backend
+
+
+def build_program(
+    backend: str, weights: ModelWeights, precision: Precision, capacity_tokens: int, folder: Path
+) -> Built:
+    """Compile into `folder` (made if missing) and say what came out."""
+    compiler = load_backend(backend)
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    compiler.build(weights, precision, capacity_tokens, folder)
+    build_s = time.perf_counter() - began
+    return Built(str(folder), build_s, weights.shape.weight_bytes(precision))

@@ -1,0 +1,51 @@
+"""The protocol every backend's session follows, and the registry that opens a compiled program.
+
+A session is one sequence's decoder with its own key/value cache.  Positions are explicit: `start` is the position of
+the first token given, and everything at and after it is overwritten, so rolling back is calling again with a smaller
+`start`.  Returned arrays are views that the next call may overwrite.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.errors import ArtifactError
+from autotune.program import Program
+
+Tokens = Sequence[int] | NDArray[np.int64]
+
+
+class Session(Protocol):
+    """One sequence's decoder; `start` never exceeds the number of positions already cached."""
+
+    program: Program
+
+    def logits(self, tokens: Tokens, start: int) -> NDArray[np.float32]:
+        """Logits `[n, vocab]` after each of the n tokens; their keys and values enter the cache at `start`."""
+
+    def greedy(self, tokens: Tokens, start: int) -> NDArray[np.int64]:
+        """The arg-max token `[n]` after each of the n tokens (the first of equal maxima); no logits leave the device."""
+
+    def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
+        """`count` tokens drafted greedily, one after the other, behind the 1 or 2 given ones."""
+
+    def close(self) -> None:
+        """Free the program and its cache."""
+
+
+SESSIONS = {"onnxruntime": "autotune.runtime.ort_session:OrtSession"}
+"""Session class of each backend, as `module:class`; imported only when a program of that backend is opened."""
+
+
+def open_session(folder: Path, threads: int) -> Session:
+    """A fresh session of the compiled program in `folder`, computing with that many threads."""
+    program = Program.read(folder)
+    if program.backend not in SESSIONS:
+        raise ArtifactError(f"{folder} was compiled by {program.backend!r}; this version runs: {', '.join(SESSIONS)}")
+    module, _, name = SESSIONS[program.backend].partition(":")
+    session: Session = getattr(import_module(module), name)(folder, program, threads)
+    return session

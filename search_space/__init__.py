@@ -1,0 +1,1 @@
+"""Axes, presets and constraints of the search: a trial suggests a candidate."""
