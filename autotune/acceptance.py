@@ -164,11 +164,10 @@ def bootstrap_interval(
 
 
 def _as_traces(acceptance: ArrayLike | Sequence[ArrayLike]) -> list[Vector]:
-    if isinstance(acceptance, np.ndarray):
-        nested = acceptance.ndim == 2
-    else:
-        nested = len(acceptance) > 0 and np.ndim(acceptance[0]) == 1  # type: ignore[arg-type, index]
-    return [np.asarray(trace, np.float64) for trace in (acceptance if nested else [acceptance])]  # type: ignore[union-attr, list-item]
+    if isinstance(acceptance, Sequence) and len(acceptance) and np.ndim(acceptance[0]) == 1:
+        return [np.asarray(trace, np.float64) for trace in acceptance]
+    array = np.asarray(acceptance, np.float64)
+    return list(array) if array.ndim == 2 else [array]
 
 
 def _concatenate(traces: Sequence[ArrayLike]) -> tuple[Vector, NDArray[np.int64]]:

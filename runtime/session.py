@@ -28,7 +28,7 @@ class Session(Protocol):
         """Logits `[n, vocab]` after each of the n tokens; their keys and values enter the cache at `start`."""
 
     def greedy(self, tokens: Tokens, start: int) -> NDArray[np.int64]:
-        """The arg-max token `[n]` after each of the n tokens (the first of equal maxima); no logits leave the device."""
+        """The arg-max token `[n]` after each of the n tokens (first of equal maxima); no logits leave the device."""
 
     def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
         """`count` tokens drafted greedily, one after the other, behind the 1 or 2 given ones."""
