@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 from filelock import FileLock
@@ -30,6 +31,12 @@ def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_hashes(package: str) -> dict[str, str]:
+    """SHA-256 of every Python file of one of our packages: what it writes changes when they do."""
+    root = Path(str(files(package)))
+    return {str(path.relative_to(root)): file_sha256(path) for path in sorted(root.rglob("*.py"))}
 
 
 @contextmanager

@@ -104,15 +104,24 @@ class LatencyTable:
 
 @dataclass(frozen=True)
 class TargetLatency:
-    """The target's side of a round: verification table, and seconds per round spent outside both models."""
+    """The target's side of a round, and what the decoding loop itself costs.
+
+    `overhead_s`: seconds of a speculative round spent outside both models; `plain_overhead_s`: seconds of a step of the
+    target alone spent outside the model.
+    """
 
     verify: LatencyTable
     overhead_s: float
+    plain_overhead_s: float
 
     @property
     def step_s(self) -> float:
-        """Seconds of one plain decode step (verification of one position)."""
-        return self.verify.seconds(1)
+        """Seconds per token of the target alone, its loop included."""
+        return self.verify.seconds(1) + self.plain_overhead_s
+
+    def round_s(self, burst_s: float, lookahead: int) -> float:
+        """Seconds of a round: a burst, the verification of k + 1 positions, and the loop."""
+        return burst_s + self.verify.seconds(lookahead + 1) + self.overhead_s
 
 
 @dataclass(frozen=True)
@@ -193,3 +202,33 @@ class TrialRecord:
     def best(self) -> Score | None:
         """The lookahead with the highest predicted tokens/s."""
         return max(self.scores, key=lambda score: score.tokens_per_s.value, default=None)
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A draft that really decoded held-out prompts with the target, beside the target alone: predicted and measured.
+
+    `burst_s`, `verify_s` and `overhead_s` are measured mean seconds of one round.
+    """
+
+    build: Build
+    lookahead: int
+    tar_estimated: Figure
+    tar_measured: Figure
+    tokens_per_s_predicted: Figure
+    tokens_per_s_measured: Figure
+    speedup_predicted: Figure
+    speedup_measured: Figure
+    rounds: int
+    burst_s: float
+    verify_s: float
+    overhead_s: float
+    divergences: int = 0
+    """Prompts whose greedy output first differs from the target's own where its top two logits were level."""
+    mismatches: int = 0
+    """Prompts whose greedy output differs anywhere else; such a pair is not lossless and never ships."""
+
+    @property
+    def round_s(self) -> float:
+        """Measured mean seconds of one round."""
+        return self.burst_s + self.verify_s + self.overhead_s

@@ -35,18 +35,29 @@ class BackendEntry:
 
     path: str
     install: str
+    distributions: tuple[str, ...]
+    """The packages whose versions shape its programs; some may be absent."""
 
 
 BACKENDS: Mapping[str, BackendEntry] = {
-    "onnxruntime": BackendEntry("autotune.compile.ort_backend:OrtBackend", "pip install onnx onnxruntime-gpu"),
+    "onnxruntime": BackendEntry(
+        "autotune.compile.ort_backend:OrtBackend",
+        install="pip install onnx onnxruntime-gpu",
+        distributions=("onnx", "onnxruntime-gpu", "onnxruntime"),
+    ),
 }
+
+
+def find_backend(name: str) -> BackendEntry:
+    """The registry's entry of that name, nothing imported; BadRequest if it is unknown."""
+    if name not in BACKENDS:
+        raise BadRequest(f"unknown backend {name!r}; choose from: {', '.join(BACKENDS)}")
+    return BACKENDS[name]
 
 
 def load_backend(name: str) -> CompileBackend:
     """The backend of that name; BadRequest if it is unknown or unavailable here."""
-    if name not in BACKENDS:
-        raise BadRequest(f"unknown backend {name!r}; choose from: {', '.join(BACKENDS)}")
-    entry = BACKENDS[name]
+    entry = find_backend(name)
     module, _, attribute = entry.path.partition(":")
     try:
         backend: CompileBackend = getattr(import_module(module), attribute)()

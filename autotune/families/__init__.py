@@ -1,1 +1,37 @@
-"""Model families: Hugging Face checkpoints on one side, canonical weights on the other."""
+"""Model families: Hugging Face checkpoints on one side, canonical weights on the other.
+
+A new family is one module with a class that follows `families.base.Family`, and one line in `FAMILIES`.
+"""
+
+from pathlib import Path
+
+from autotune.errors import BadRequest
+from autotune.families.base import Family, architectures_of
+from autotune.families.checkpoint import read_config
+from autotune.families.llama import Llama
+from autotune.weights import ModelWeights
+
+FAMILIES: tuple[Family, ...] = (Llama(),)
+
+
+def family_of(folder: Path) -> Family:
+    """The family of the checkpoint in `folder`; BadRequest if none of ours reads it."""
+    config = read_config(folder)
+    for family in FAMILIES:
+        if family.matches(config):
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.architectures)
+    raise BadRequest(f"{folder} is a {architectures_of(config)[0]}, which is not supported; supported: {known}")
+
+
+def read_checkpoint(folder: Path) -> ModelWeights:
+    """The canonical fp32 weights of a Hugging Face checkpoint folder."""
+    return family_of(folder).read(folder)
+
+
+def write_checkpoint(weights: ModelWeights, folder: Path, like: Path | None = None) -> None:
+    """Write the weights as a Hugging Face checkpoint of their own family (see `Family.write`)."""
+    for family in FAMILIES:
+        if family.name == weights.numerics.family:
+            return family.write(weights, folder, like)
+    raise BadRequest(f"no family {weights.numerics.family!r}; known: {', '.join(family.name for family in FAMILIES)}")

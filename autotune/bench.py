@@ -1,0 +1,121 @@
+"""An artifact against the target alone, and the check that the pair is lossless."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.artifact import DRAFT_FOLDER, Manifest, verify_artifact
+from autotune.compile.sandbox import Limits
+from autotune.contest import Contender, ContestRequest, ContestResult, hold_contest
+from autotune.devices import device_lock, find_device
+from autotune.errors import AutotuneError, BadRequest
+from autotune.program import Program
+from autotune.programs import compile_target
+from autotune.results import Figure, Rejected
+from autotune.sampling import SamplingSettings
+from autotune.tallies import speed, speedup, tokens_per_round
+from autotune.targets import Target, resolve_target
+from autotune.workload import read_prompts, tokenize
+
+_TIME_LIMIT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to decode, how, and how often."""
+
+    artifact: Path
+    target: str | None = None
+    prompts: str = "builtin"
+    count: int = 32
+    """Prompts used: this many, evenly spread over the file."""
+    max_new_tokens: int = 64
+    sampling: SamplingSettings = SamplingSettings()
+    seed: int = 0
+    repeats: int = 5
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """The pair and the target alone, decoded in turn (A B A B) in one process."""
+
+    artifact: str
+    target: str
+    device: str
+    threads: int
+    lookahead: int
+    prompts: int
+    repeats: int
+    tokens_per_s: Figure
+    tokens_per_s_alone: Figure
+    speedup: Figure
+    tokens_per_round: Figure
+    overhead_share: float
+    """Share of a round spent outside both models."""
+    near_ties: int
+    mismatches: int
+
+
+def bench_artifact(request: BenchRequest) -> BenchResult:
+    """The artifact's pair measured against its target alone; BadRequest for k = 0, which has nothing to compare."""
+    manifest, target = _open(request)
+    if manifest.draft is None:
+        raise BadRequest(f"{request.artifact} says k = 0: the target alone is fastest, there is no pair to measure")
+    result = _contest(request, manifest, target)
+    alone, pair = result.tallies
+    pooled = pair.pooled()
+    return BenchResult(
+        artifact=str(request.artifact),
+        target=target.id,
+        device=find_device("cpu").fingerprint,
+        threads=request.threads or manifest.threads,
+        lookahead=manifest.lookahead,
+        prompts=len(pair.statistics),
+        repeats=request.repeats,
+        tokens_per_s=speed(pair),
+        tokens_per_s_alone=speed(alone),
+        speedup=speedup(pair, alone),
+        tokens_per_round=tokens_per_round(pair),
+        overhead_share=pooled.overhead_s / pooled.decode_s,
+        near_ties=pair.near_ties,
+        mismatches=pair.mismatches,
+    )
+
+
+def check_lossless(request: BenchRequest) -> tuple[int, int, int]:
+    """Prompts compared, near-ties and mismatches of greedy decoding, after every file was verified."""
+    manifest, target = _open(request)
+    if manifest.draft is None:
+        return 0, 0, 0
+    pair = _contest(request, manifest, target).tallies[1]
+    return len(pair.statistics), pair.near_ties, pair.mismatches
+
+
+def _open(request: BenchRequest) -> tuple[Manifest, Target]:
+    manifest = verify_artifact(request.artifact)
+    target = resolve_target(request.target or manifest.target.id)
+    if target.fingerprint != manifest.target.fingerprint:
+        raise BadRequest(f"{request.artifact} was made for {manifest.target.id}, not for this {target.id}")
+    return manifest, target
+
+
+def _contest(request: BenchRequest, manifest: Manifest, target: Target) -> ContestResult:
+    program = Program.read(request.artifact / DRAFT_FOLDER)
+    prompts = read_prompts(request.prompts)
+    chosen = prompts[:: max(1, len(prompts) // request.count)][: request.count]
+    tokens = tokenize(chosen, target.open_tokenizer(), program.capacity_tokens)
+    contest = ContestRequest(
+        target=str(compile_target(target, program.backend, program.capacity_tokens)),
+        contenders=(Contender(str(request.artifact / DRAFT_FOLDER), manifest.lookahead),),
+        prompts=tuple(tuple(prompt.ids.tolist()) for prompt in tokens),
+        max_new_tokens=request.max_new_tokens,
+        sampling=request.sampling,
+        eos_ids=target.eos_ids,
+        seed=request.seed,
+        threads=request.threads or manifest.threads,
+        repeats=request.repeats,
+    )
+    result = hold_contest(contest, Limits(_TIME_LIMIT_S), device_lock("cpu"))
+    if isinstance(result, Rejected):
+        raise AutotuneError(f"decoding failed: {result.reason.value}, {result.detail}")
+    return result

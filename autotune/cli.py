@@ -1,0 +1,285 @@
+"""The `autotune` command: parse, call, print.  Results go to stdout, progress and errors to stderr."""
+
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from autotune.errors import AutotuneError, Interrupted
+
+if TYPE_CHECKING:
+    from autotune.run import TuneResult
+
+EXIT_BAD_REQUEST = 2
+EXIT_NOTHING_FEASIBLE = 3
+EXIT_INTERRUPTED = 130
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+app = typer.Typer(
+    help="Find, compile and ship the draft model that makes your target LLM fastest on your device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Target = Annotated[str | None, typer.Option(help="Target: 'demo' or a folder with a Hugging Face checkpoint.")]
+Prompts = Annotated[str | None, typer.Option(help="Prompts file (.jsonl or text, one a line), or 'builtin'.")]
+Artifact = Annotated[Path, typer.Argument(help="Artifact folder.", show_default=False)]
+
+
+def main() -> None:
+    """Entry point: every expected failure is one line on stderr and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    with _failures():
+        app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"autotune {version('draft-autotune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+def run(
+    target: Target = None,
+    source: Annotated[str | None, typer.Option(help="Checkpoint drafts are cut from; default: the target.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: autotune-run.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Most builds to evaluate; default: 48.")] = None,
+    time_budget: Annotated[str | None, typer.Option(help="Search time, e.g. 10m; whichever ends first.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers: low:high[:step] or a,b,c.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Attention heads.")] = None,
+    kv_heads: Annotated[str | None, typer.Option(help="Key/value heads.")] = None,
+    ffn: Annotated[str | None, typer.Option(help="FFN size.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Hidden size; default: the source's.")] = None,
+    lookahead: Annotated[str | None, typer.Option(help="Lookahead k; default: 0:8.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, int8 or both, with a comma.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Compiler backends.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device; default: cpu.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Workload's temperature; 0 is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Workload's top-k; 0 is off.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Workload's top-p; 1 is off.")] = None,
+    prompts: Prompts = None,
+    traces: Annotated[Path | None, typer.Option(help="Recorded traces (see `autotune traces`).")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest continuation; default: 64.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Most memory for draft, cache and logits, e.g. 2GiB.")] = None,
+    max_parameters: Annotated[int | None, typer.Option(help="Most parameters of a draft.")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="Longest round, e.g. 20ms.")] = None,
+    proxy: Annotated[str | None, typer.Option(help="elastic (default) or pruned.")] = None,
+    elastic_budget: Annotated[str | None, typer.Option(help="Training of the elastic source; default: 2m.")] = None,
+    finish: Annotated[str | None, typer.Option(help="Last distillation of each finalist; default: 30s.")] = None,
+    validate: Annotated[int | None, typer.Option(help="Finalists that really decode; default: 3.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default: 0.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: chosen by measurement.")] = None,
+    build_timeout: Annotated[str | None, typer.Option(help="Limit of one build; default: 2m.")] = None,
+    run_timeout: Annotated[str | None, typer.Option(help="Limit of one measurement; default: 1m.")] = None,
+    worker_memory: Annotated[str | None, typer.Option(help="Memory limit of one build or measurement.")] = None,
+    resume: Annotated[bool | None, typer.Option("--resume", help="Continue the run in --out.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the same keys; flags win.")] = None,
+) -> None:
+    """Search the draft architecture and lookahead, validate the best, ship the winner, report."""
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    from autotune.config import make_config
+    from autotune.run import tune
+    from autotune.terminal import TerminalObserver
+
+    request = make_config(flags, config)
+    with TerminalObserver() as observer:
+        result = tune(request, observer)
+    _print_result(result)
+    if not result.feasible:
+        raise typer.Exit(EXIT_NOTHING_FEASIBLE)
+
+
+@app.command()
+def traces(
+    out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
+    target: Target = None,
+    prompts: Prompts = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the target.")] = 1,
+) -> None:
+    """Record the target's own continuations of a prompts file."""
+    from autotune.recording import record_file
+    from autotune.sampling import SamplingSettings
+    from autotune.terminal import TerminalObserver
+
+    with TerminalObserver() as observer:
+        observer.phase("Recording traces")
+        recorded = record_file(
+            target or "demo",
+            prompts or "builtin",
+            SamplingSettings(temperature, top_k, top_p),
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            threads=threads,
+            out=out,
+            on_progress=lambda done, total: observer.progress(done / total),
+        )
+    typer.echo(f"{out}: {len(recorded.items)} traces, {recorded.tokens} tokens, {recorded.looping_share:.0%} looping")
+
+
+@app.command()
+def generate(
+    artifact: Artifact,
+    prompt: Annotated[str, typer.Option(help="Text to continue; '-' reads stdin.")],
+    target: Target = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest continuation.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop string; may be repeated.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: the artifact's.")] = None,
+) -> None:
+    """Generate text with the shipped pair; the statistics go to stderr."""
+    from autotune.pair import Pair
+
+    pair = Pair.open(artifact, target, threads=threads)
+    pieces = pair.stream(
+        sys.stdin.read() if prompt == "-" else prompt,
+        max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop or (),
+    )
+    for piece in pieces:
+        typer.echo(piece, nl=False)
+    typer.echo()
+    done = pair.statistics
+    typer.echo(
+        f"{done.tokens} tokens in {done.rounds} rounds ({done.tokens_per_round:.2f} tokens per round), "
+        f"{done.tokens_per_s:.0f} tokens/s; rounds that emitted 1, 2, … tokens: {done.emitted}",
+        err=True,
+    )
+
+
+@app.command()
+def bench(
+    artifact: Artifact,
+    target: Target = None,
+    prompts: Prompts = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts to decode.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Times each prompt is decoded by both.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: the artifact's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
+) -> None:
+    """Measure the pair against the target alone, side by side (A B A B), as JSON."""
+    from dataclasses import asdict
+
+    from autotune.bench import BenchRequest, bench_artifact
+    from autotune.sampling import SamplingSettings
+
+    sampling = SamplingSettings(temperature)
+    request = BenchRequest(
+        artifact, target, prompts or "builtin", count, max_new_tokens, sampling, seed, repeats, threads
+    )
+    text = json.dumps(asdict(bench_artifact(request)), indent=2)
+    if out is not None:
+        out.write_text(text + "\n")
+    typer.echo(text)
+
+
+@app.command()
+def verify(
+    artifact: Artifact,
+    target: Target = None,
+    prompts: Prompts = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts to decode.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 64,
+) -> None:
+    """Check every file's checksum, and that greedy output equals the target's own."""
+    from autotune.bench import BenchRequest, check_lossless
+
+    request = BenchRequest(artifact, target, prompts or "builtin", count, max_new_tokens, repeats=1)
+    compared, near_ties, mismatches = check_lossless(request)
+    typer.echo(
+        f"{artifact}: files intact; greedy output of {compared} prompts: "
+        f"{compared - near_ties - mismatches} identical, "
+        f"{near_ties} differ at a near-tie of the target's logits, {mismatches} differ elsewhere"
+    )
+    if mismatches:
+        raise typer.Exit(EXIT_BAD_REQUEST)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Examine backends, devices, versions, conflicts and the cache."""
+    from autotune.doctor import describe, examine
+
+    typer.echo(describe(examine(), as_json=as_json))
+
+
+@app.command()
+def targets() -> None:
+    """List the targets that need no path."""
+    from autotune.targets import list_targets
+
+    for known in list_targets():
+        shape = known.shape
+        typer.echo(f"{known.id}: {known.family}, {shape}, vocabulary {shape.vocab}, {shape.parameters:,} parameters")
+    typer.echo("Any folder with a Hugging Face LLaMA checkpoint and its tokenizer is a target too.")
+
+
+def _print_result(result: "TuneResult") -> None:
+    typer.echo(result.summary.sentence)
+    typer.echo(f"report: {result.report / 'report.md'}")
+    if result.artifact is not None:
+        typer.echo(f"artifact: {result.artifact}")
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn expected failures into one line and an exit code."""
+    try:
+        yield
+    except Interrupted as error:
+        _fail(str(error), EXIT_INTERRUPTED)
+    except AutotuneError as error:
+        _fail(str(error), EXIT_BAD_REQUEST)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        _fail(f"{error.filename or 'disk'}: {error.strerror}", EXIT_BAD_REQUEST)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,133 @@
+"""What a user asks of a run: flags, the TOML file and the Python API all end in one validated `TuneConfig`."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+
+from autotune.candidate import Precision
+from autotune.errors import BadRequest
+from autotune.sampling import SamplingSettings
+from autotune.search_space.space import Ranges
+
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+
+
+def parse_duration(text: object) -> float:
+    """Seconds of a duration such as `30s`, `2m`, `1h30m`, `250ms`; a bare number is seconds."""
+    if isinstance(text, int | float):
+        return float(text)
+    written = str(text).strip()
+    parts = _DURATION.findall(written)
+    if parts and "".join(_DURATION.sub("", written).split()) == "":
+        return sum(float(value) * _UNIT_S[unit] for value, unit in parts)
+    try:
+        return float(written)
+    except ValueError:
+        raise ValueError(f"{written!r} is not a duration; write 30s, 2m, 1h30m or 250ms") from None
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
+Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_split), Field(min_length=1)]
+
+
+class TuneConfig(BaseModel):
+    """Everything that defines a run.  Durations accept `30s`/`2m`/`1h30m`, sizes `512MiB`/`2GiB`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    target: str = "demo"
+    source: str | None = None
+    """Checkpoint that drafts are cut from; the target itself if None."""
+    out: Path = Path("autotune-run")
+    trials: int = Field(48, ge=1)
+    """Most builds (distinct shapes on a backend at a precision) to evaluate."""
+    time_budget: Duration = 600.0
+    """Seconds after which no further build is begun."""
+
+    layers: str | None = None
+    heads: str | None = None
+    kv_heads: str | None = None
+    ffn: str | None = None
+    hidden: str | None = None
+    lookahead: str = "0:8"
+    precision: Precisions = (Precision.FP32,)
+    backend: Names = ("onnxruntime",)
+    device: str = "cpu"
+
+    temperature: float = Field(0.0, ge=0.0, le=100.0)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    prompts: str = "builtin"
+    traces: Path | None = None
+    """A file of recorded traces to estimate acceptance on, instead of recording them."""
+    max_new_tokens: int = Field(64, ge=1)
+
+    max_memory: ByteSize | None = Field(None, gt=0)
+    max_parameters: int | None = Field(None, ge=1)
+    max_latency: Duration | None = None
+
+    proxy: Literal["pruned", "elastic"] = "elastic"
+    elastic_budget: Duration = 120.0
+    finish: Duration = 30.0
+    validate_top: int = Field(3, ge=1, alias="validate")
+    seed: int = 0
+    threads: int | None = Field(None, ge=1)
+    """Threads of every program; chosen by measuring the target if None."""
+    build_timeout: Duration = 120.0
+    run_timeout: Duration = 60.0
+    worker_memory: ByteSize | None = Field(None, gt=0)
+    """Most memory a build or measurement may take; half of the machine's if None."""
+    resume: bool = False
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How tokens are drawn."""
+        return SamplingSettings(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def ranges(self) -> Ranges:
+        """The ranges of the search as written."""
+        return Ranges(self.layers, self.heads, self.kv_heads, self.ffn, self.hidden, self.lookahead)
+
+
+def make_config(flags: Mapping[str, Any], file: Path | None = None) -> TuneConfig:
+    """The configuration of flags over file over defaults; BadRequest names the key that is unknown or wrong.
+
+    `flags` maps names (dashes or underscores) to values; None means not given.
+    """
+    values = {} if file is None else _read_toml(file)
+    values |= {name.replace("-", "_"): value for name, value in flags.items() if value is not None}
+    try:
+        return TuneConfig.model_validate(values)
+    except ValidationError as error:
+        raise BadRequest(_explain(error)) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        return {name.replace("-", "_"): value for name, value in tomllib.loads(text).items()}
+    except FileNotFoundError:
+        raise BadRequest(f"configuration file {file} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadRequest(f"configuration file {file} cannot be read: {error}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first fault of a configuration."""
+    fault = error.errors()[0]
+    name = str(fault["loc"][0]).replace("_", "-") if fault["loc"] else "configuration"
+    if fault["type"] == "extra_forbidden":
+        known = ", ".join(sorted((f.alias or n).replace("_", "-") for n, f in TuneConfig.model_fields.items()))
+        return f"unknown configuration key {name!r}; known keys: {known}"
+    return f"--{name} {fault['input']}: {fault['msg'].removeprefix('Value error, ')}"

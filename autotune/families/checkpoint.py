@@ -1,0 +1,97 @@
+"""Hugging Face checkpoint folders: config.json and (sharded) safetensors, with one-line errors."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.errors import BadRequest
+from autotune.families.base import Config
+from autotune.json_file import read_json
+from autotune.tensor_file import StoredTensor, open_tensors, write_tensors
+from autotune.weights import FloatArray
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+GENERATION_FILE = "generation_config.json"
+
+
+def read_config(folder: Path) -> Config:
+    """The parsed config.json of a checkpoint folder."""
+    if not folder.is_dir():
+        raise BadRequest(f"{folder} is not a folder: give a Hugging Face checkpoint folder")
+    if not (folder / CONFIG_FILE).exists():
+        raise BadRequest(f"{folder} has no {CONFIG_FILE}: it is not a Hugging Face checkpoint folder")
+    return read_json(folder / CONFIG_FILE)
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that hold a checkpoint's weights, the index of a sharded one included."""
+    if (folder / WEIGHTS_FILE).exists():
+        return (folder / WEIGHTS_FILE,)
+    if (folder / INDEX_FILE).exists():
+        shards = sorted(set(_shard_of(folder).values()))
+        return (folder / INDEX_FILE, *(folder / shard for shard in shards))
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
+        raise BadRequest(
+            f"{folder} has only PyTorch .bin weights: convert it with transformers' "
+            "save_pretrained (it writes model.safetensors)"
+        )
+    raise BadRequest(f"{folder} has no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE}")
+
+
+class CheckpointTensors:
+    """The arrays of a checkpoint by their Hugging Face names, read one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stored: dict[str, StoredTensor] = {}
+        for path in weight_files(folder):
+            if path.name != INDEX_FILE:
+                self._stored.update(open_tensors(path).tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def fp32(self, name: str, shape: tuple[int, ...]) -> FloatArray:
+        """The named array in fp32; BadRequest if it is missing, of another shape, or has NaN or infinite entries."""
+        stored = self._stored.get(name)
+        if stored is None:
+            raise BadRequest(f"the checkpoint {self.folder} has no tensor {name!r}")
+        if stored.shape != shape:
+            raise BadRequest(
+                f"tensor {name!r} of {self.folder} is {list(stored.shape)}, but {CONFIG_FILE} asks for {list(shape)}"
+            )
+        array = stored.read_fp32()
+        if not np.isfinite(array).all():
+            raise BadRequest(f"tensor {name!r} of {self.folder} has NaN or infinite entries: the checkpoint is damaged")
+        return array
+
+
+def write_files(folder: Path, config: Config, arrays: Mapping[str, NDArray[Any]], like: Path | None) -> None:
+    """Write config.json, model.safetensors and, if `like` has one, its generation_config.json."""
+    write_tensors(folder / WEIGHTS_FILE, arrays, {"format": "pt"})
+    try:
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if like is not None and (like / GENERATION_FILE).exists():
+            shutil.copyfile(like / GENERATION_FILE, folder / GENERATION_FILE)
+    except OSError as error:
+        raise BadRequest(f"cannot write the checkpoint {folder}: {error.strerror or error}") from error
+
+
+def _shard_of(folder: Path) -> Mapping[str, str]:
+    """Shard file name of each tensor, from the index of a sharded checkpoint."""
+    shards = read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise BadRequest(f"{folder / INDEX_FILE} has no weight_map: fetch the checkpoint again")
+    for shard in shards.values():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise BadRequest(f"{folder / INDEX_FILE} names the shard {shard!r}, which is not a file of the folder")
+        if not (folder / shard).exists():
+            raise BadRequest(f"{folder} lacks the shard {shard} that its index names: fetch it again")
+    return shards

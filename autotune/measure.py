@@ -1,0 +1,183 @@
+"""How long a compiled program takes: the measuring protocol, and the jobs that run it in a sandboxed worker.
+
+Every sample is: read foreign memory (see `MeasureSettings.evict_bytes`), start the clock, run, stop the clock.  Runs
+for n = 1 … N are interleaved round robin, so that a machine that changes speed changes all of them alike.  Sessions
+return only when their results are in host memory, which synchronises the device on both sides of the clock.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from pydantic import TypeAdapter
+
+from autotune.compile.sandbox import CandidateRejected, Limits, Phase, run_sandboxed
+from autotune.devices import find_device
+from autotune.results import LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
+from autotune.runtime.decode import Decoder, DecodeRequest, Statistics, prefill
+from autotune.runtime.session import Session, open_session
+from autotune.runtime.speculate import draft_sampled, verify_greedy, verify_sampled
+from autotune.sampling import SamplingSettings
+
+MAX_SAMPLES = 2000
+_OVERHEAD_TOKENS = 48
+_OVERHEAD_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class BurstRequest:
+    """Measure bursts of 1 … `max_lookahead` steps of a draft program."""
+
+    program: str
+    max_lookahead: int
+    settings: MeasureSettings
+    sampling: SamplingSettings
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TargetRequest:
+    """Measure verifications of 1 … `max_lookahead` + 1 positions, and the loop around a small draft program."""
+
+    program: str
+    small_draft: str
+    max_lookahead: int
+    settings: MeasureSettings
+    sampling: SamplingSettings
+    seed: int = 0
+
+
+def sample_seconds(runs: Sequence[Callable[[], object]], settings: MeasureSettings) -> tuple[tuple[float, ...], ...]:
+    """Seconds of every sample of every run, interleaved until `min_time_s` and `min_samples` are both reached."""
+    foreign = np.ones(settings.evict_bytes // 8)
+    for run in runs:
+        for _ in range(settings.warmup_runs):
+            run()
+    samples: list[list[float]] = [[] for _ in runs]
+    measured_s = 0.0
+    while len(samples[0]) < MAX_SAMPLES:
+        for run, seconds in zip(runs, samples, strict=True):
+            foreign.sum()
+            began = perf_counter()
+            run()
+            seconds.append(perf_counter() - began)
+            measured_s += seconds[-1]
+        if measured_s >= settings.min_time_s and len(samples[0]) >= settings.min_samples:
+            break
+    return tuple(tuple(seconds) for seconds in samples)
+
+
+def measure_bursts(session: Session, request: BurstRequest) -> LatencyTable:
+    """Latency of bursts of 1 … `max_lookahead` draft steps behind `context_tokens` cached positions."""
+    context = _fill(session, request.settings.context_tokens, request.seed)
+    position = len(context) - 1
+    rng = np.random.default_rng(request.seed)
+
+    def burst(count: int) -> Callable[[], object]:
+        if request.sampling.greedy:
+            return lambda: session.burst(context[-1:], position, count)
+        return lambda: draft_sampled(session, context[-1:], position, count, request.sampling, rng)
+
+    runs = [burst(count) for count in range(1, request.max_lookahead + 1)]
+    return _table(runs, request.settings)
+
+
+def measure_verifications(session: Session, request: TargetRequest) -> LatencyTable:
+    """Latency of verifying 1 … `max_lookahead` + 1 positions, the comparison with the drafted tokens included."""
+    context = _fill(session, request.settings.context_tokens, request.seed)
+    position = len(context) - 1
+    vocab = session.program.shape.vocab
+    rng = np.random.default_rng(request.seed)
+
+    def verify(drafted: list[int]) -> Callable[[], object]:
+        if request.sampling.greedy:
+            return lambda: verify_greedy(session, context[-1], drafted, position)
+        uniform = [np.full(vocab, 1 / vocab)] * len(drafted)
+        return lambda: verify_sampled(session, context[-1], drafted, uniform, position, request.sampling, rng)
+
+    runs = [verify(rng.integers(vocab, size=count).tolist()) for count in range(request.max_lookahead + 1)]
+    return _table(runs, request.settings)
+
+
+def measure_overheads(target: Session, draft: Session, request: TargetRequest) -> tuple[float, float]:
+    """Seconds outside the models: per speculative round, and per step of the target alone (medians of repeats)."""
+    lookahead = min(4, request.max_lookahead)
+    prompt = _tokens(request.settings.context_tokens // 2 + 1, target.program.shape.vocab, request.seed)
+    decode = DecodeRequest(prompt, _OVERHEAD_TOKENS, request.sampling, request.seed)
+
+    def per_round(decoder: Decoder) -> float:
+        repeats: list[Statistics] = [decoder.decode(decode)[1] for _ in range(_OVERHEAD_REPEATS)]
+        return float(np.median([statistics.overhead_s / statistics.rounds for statistics in repeats]))
+
+    return per_round(Decoder(target, draft, lookahead)), per_round(Decoder(target, None, 0))
+
+
+def measure_bursts_sandboxed(request: BurstRequest, limits: Limits, lock: FileLock) -> LatencyTable | Rejected:
+    """A draft program's burst latencies, measured in a worker that may hang or crash."""
+    outcome = _run("burst_job", request, request.settings.threads, limits, lock)
+    return outcome if isinstance(outcome, Rejected) else TypeAdapter(LatencyTable).validate_python(outcome)
+
+
+def measure_target_sandboxed(request: TargetRequest, limits: Limits, lock: FileLock) -> TargetLatency | Rejected:
+    """A target program's side of a round, measured in a worker that may hang or crash."""
+    outcome = _run("target_job", request, request.settings.threads, limits, lock)
+    return outcome if isinstance(outcome, Rejected) else TypeAdapter(TargetLatency).validate_python(outcome)
+
+
+def burst_job(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Sandbox entry: a `BurstRequest` as JSON to a `LatencyTable` as JSON; rejects programs that yield NaN."""
+    parsed = TypeAdapter(BurstRequest).validate_python(request)
+    session = open_session(Path(parsed.program), parsed.settings.threads)
+    reject_not_a_number(session, parsed.seed)
+    return _dump(measure_bursts(session, parsed))
+
+
+def target_job(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Sandbox entry: a `TargetRequest` as JSON to a `TargetLatency` as JSON."""
+    parsed = TypeAdapter(TargetRequest).validate_python(request)
+    target = open_session(Path(parsed.program), parsed.settings.threads)
+    draft = open_session(Path(parsed.small_draft), parsed.settings.threads)
+    verify = measure_verifications(target, parsed)
+    overhead_s, plain_overhead_s = measure_overheads(target, draft, parsed)
+    return _dump(TargetLatency(verify, overhead_s, plain_overhead_s))
+
+
+def reject_not_a_number(session: Session, seed: int) -> None:
+    """Reject a program whose logits for a few random tokens are not all finite."""
+    count = min(16, session.program.capacity_tokens)
+    logits = session.logits(_tokens(count, session.program.shape.vocab, seed), 0)
+    if not np.isfinite(logits).all():
+        share = 1 - float(np.isfinite(logits).mean())
+        raise CandidateRejected(
+            RejectReason.NOT_A_NUMBER, f"{share:.1%} of the compiled program's logits are not finite"
+        )
+
+
+def _run(
+    job: str, request: BurstRequest | TargetRequest, threads: int, limits: Limits, lock: FileLock
+) -> object | Rejected:
+    return run_sandboxed(f"{__name__}:{job}", asdict(request), Phase.RUN, limits, threads=threads, lock=lock)
+
+
+def _table(runs: Sequence[Callable[[], object]], settings: MeasureSettings) -> LatencyTable:
+    return LatencyTable(sample_seconds(runs, settings), settings, find_device("cpu").fingerprint)
+
+
+def _fill(session: Session, count: int, seed: int) -> list[int]:
+    tokens = _tokens(count, session.program.shape.vocab, seed)
+    prefill(session, tokens[:-1])
+    return tokens
+
+
+def _tokens(count: int, vocab: int, seed: int) -> list[int]:
+    drawn: list[int] = np.random.default_rng(seed).integers(vocab, size=max(count, 1)).tolist()
+    return drawn
+
+
+def _dump(value: LatencyTable | TargetLatency) -> Mapping[str, Any]:
+    dumped: Mapping[str, Any] = TypeAdapter(type(value)).dump_python(value, mode="json")
+    return dumped

@@ -1,0 +1,29 @@
+"""The Pareto front of rounds: shorter (seconds) and richer (tokens) is better."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from autotune.results import Score
+
+Item = TypeVar("Item")
+
+
+def pareto_front(items: Sequence[Item], score: Callable[[Item], Score]) -> list[Item]:
+    """The items no other dominates, by ascending round latency; of equal points the first is kept.
+
+    An item dominates another if its round is no longer, emits no fewer tokens, and differs in one of the two.
+    """
+    ordered = sorted(items, key=lambda item: (score(item).round_s.value, -score(item).tokens_per_round.value))
+    front: list[Item] = []
+    richest = 0.0
+    for item in ordered:
+        tokens = score(item).tokens_per_round.value
+        if tokens > richest:
+            front.append(item)
+            richest = tokens
+    return front
+
+
+def best_by_speed(items: Sequence[Item], score: Callable[[Item], Score]) -> list[Item]:
+    """The items by descending predicted tokens per second."""
+    return sorted(items, key=lambda item: -score(item).tokens_per_s.value)

@@ -1,0 +1,258 @@
+"""Everything a run needs before the first trial: models, device, traces, the target's latency, the proxy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from autotune.cache import cache_root, cached_folder, content_key, source_hashes
+from autotune.candidate import Precision
+from autotune.compile.base import build_program, load_backend
+from autotune.compile.sandbox import Limits
+from autotune.config import TuneConfig
+from autotune.devices import Device, device_lock, find_device
+from autotune.errors import AutotuneError, BadRequest
+from autotune.evaluate import Evaluator, WorkerLimits
+from autotune.measure import TargetRequest, measure_target_sandboxed
+from autotune.programs import compile_target
+from autotune.progress import Observer
+from autotune.proxy.base import Axes, Estimator, Preparation, prepare_estimator
+from autotune.recording import Recorder, WorkloadTraces
+from autotune.results import MeasureSettings, Rejected, TargetLatency
+from autotune.runtime.session import open_session
+from autotune.search_space.constraints import Constraints
+from autotune.search_space.space import SearchSpace, make_space
+from autotune.targets import Target, check_same_tokenizer, resolve_target
+from autotune.traces import Traces
+from autotune.weights import random_weights
+
+MOST_CONTEXT_TOKENS = 4096
+"""Programs are compiled for the target's context, but for no more than this: their caches are preallocated."""
+ROLLOUT_SHARE = 0.2
+"""Distinct training text, as a share of the training tokens."""
+_THREAD_GAIN = 0.97
+"""More threads are taken only if they cut a step's time below this share."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A configuration resolved against this machine: models, device and space exist and fit each other."""
+
+    config: TuneConfig
+    target: Target
+    source: Target
+    device: Device
+    space: SearchSpace
+    context_tokens: int
+
+    @property
+    def training_threads(self) -> int:
+        """Threads for training: what the user fixed, or every core."""
+        return self.config.threads or self.device.cores
+
+    def identity(self) -> dict[str, object]:
+        """What makes it this run and no other; budgets may change when a run is resumed."""
+        free = {"out", "trials", "time_budget", "resume", "validate_top", "finish", "worker_memory"}
+        asked = self.config.model_dump(mode="json", exclude=free)
+        return asked | {
+            "target_fingerprint": self.target.fingerprint,
+            "source_fingerprint": self.source.fingerprint,
+            "device_fingerprint": self.device.fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A request with everything measured and trained that its trials have in common."""
+
+    request: Request
+    program: Path
+    """The target's compiled program."""
+    traces: WorkloadTraces
+    latency: TargetLatency
+    estimator: Estimator
+    evaluator: Evaluator
+
+    @property
+    def threads(self) -> int:
+        """Threads of every program of this run."""
+        return self.latency.verify.settings.threads
+
+
+def resolve(config: TuneConfig) -> Request:
+    """The request behind a configuration; what can be refused is refused here, before anything is written."""
+    device = find_device(config.device)
+    for name in config.backend:
+        backend = load_backend(name)
+        missing = [precision for precision in config.precision if precision not in backend.precisions]
+        if missing:
+            raise BadRequest(f"backend {name} has no {missing[0]}; it has: {', '.join(sorted(backend.precisions))}")
+    target = resolve_target(config.target)
+    source = target if config.source is None else resolve_target(config.source)
+    if source != target:
+        check_same_tokenizer(target, source)
+    space = make_space(source.shape, config.ranges, config.backend, config.precision)
+    context = min(target.numerics.context_tokens, source.numerics.context_tokens, MOST_CONTEXT_TOKENS)
+    return Request(config, target, source, device, space, context)
+
+
+def prepare(request: Request, work: Path, observer: Observer) -> Workbench:
+    """The workbench of a request; `work` is a scratch folder of the run."""
+    config, target = request.config, request.target
+    observer.phase("Compiling the target")
+    program = compile_target(target, config.backend[0], request.context_tokens)
+    observer.phase("Measuring the target")
+    limits = worker_limits(config)
+    recording = MeasureSettings(
+        context_tokens=min(128, request.context_tokens - request.space.max_lookahead - 1), threads=1
+    )
+    latency = measure_target(request, program, recording, limits.run, thread_counts(config, request.device))
+    threads = latency.verify.settings.threads
+    observer.note(
+        f"{threads} thread{'s' if threads > 1 else ''}: {latency.step_s * 1e3:.3f} ms a token without a draft"
+    )
+    observer.phase("Recording the target's traces")
+    traces = record_workload(request, program, threads, observer)
+    estimator = train_estimator(request, traces.train, observer)
+    evaluator = Evaluator(
+        estimator=estimator,
+        traces=traces.estimate,
+        target=latency,
+        constraints=Constraints(
+            context_tokens=request.context_tokens,
+            max_memory_bytes=config.max_memory,
+            max_parameters=config.max_parameters,
+            max_round_s=config.max_latency,
+        ),
+        lookaheads=request.space.lookahead.values,
+        measuring=draft_measuring(latency, target),
+        limits=limits,
+        device=request.device.kind,
+        work=work,
+    )
+    return Workbench(request, program, traces, latency, estimator, evaluator)
+
+
+def measure_target(
+    request: Request, program: Path, settings: MeasureSettings, limits: Limits, threads: tuple[int, ...]
+) -> TargetLatency:
+    """The target's latencies with the number of threads that makes its step fastest (of near equals, the fewest)."""
+    small = _smallest_draft(request)
+    best: TargetLatency | None = None
+    for count in threads:
+        asked = TargetRequest(
+            program=str(program),
+            small_draft=str(small),
+            max_lookahead=request.space.max_lookahead,
+            settings=MeasureSettings(**{**vars(settings), "threads": count}),
+            sampling=request.config.sampling,
+            seed=request.config.seed,
+        )
+        measured = measure_target_sandboxed(asked, limits, device_lock(request.device.kind))
+        if isinstance(measured, Rejected):
+            raise AutotuneError(f"the target cannot be measured: {measured.reason}: {measured.detail}")
+        if best is None or measured.step_s < _THREAD_GAIN * best.step_s:
+            best = measured
+    if best is None:
+        raise ValueError("no thread count was given")
+    return best
+
+
+def record_workload(request: Request, program: Path, threads: int, observer: Observer) -> WorkloadTraces:
+    """The run's traces, from the user's file, the cache, or the target itself."""
+    config = request.config
+    recorder = Recorder(
+        target=request.target,
+        settings=config.sampling,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+        open_model=lambda: open_session(program, threads),
+        on_progress=lambda done, total: observer.progress(done / total),
+    )
+    rollouts = int(training_tokens(request) * ROLLOUT_SHARE)
+    if config.traces is not None:
+        return recorder.from_file(config.traces, rollouts)
+    return recorder.from_prompts(config.prompts, rollouts)
+
+
+def train_estimator(request: Request, traces: Traces, observer: Observer) -> Estimator:
+    """The estimator the run asked for; a training that was done before, or begun, is taken up."""
+    config = request.config
+    axes = search_axes(request.space)
+    key = content_key(
+        config.proxy,
+        request.source.fingerprint,
+        [trace.tokens.tolist() for trace in traces.items],
+        vars(traces.settings),
+        vars(axes),
+        config.elastic_budget,
+        config.seed,
+        source_hashes("autotune.proxy"),
+    )
+    observer.phase("Training the elastic source" if config.proxy == "elastic" else "Preparing the pruned proxy")
+    preparation = Preparation(
+        source=request.source.read_weights(),
+        traces=traces,
+        axes=axes,
+        budget_s=config.elastic_budget,
+        folder=cache_root() / "proxies" / key,
+        seed=config.seed,
+        threads=request.training_threads,
+        on_progress=observer.progress,
+    )
+    return prepare_estimator(config.proxy, preparation)
+
+
+def training_tokens(request: Request) -> int:
+    """Training tokens the proxy's budget buys; 0 where it does not train."""
+    if request.config.proxy != "elastic":
+        return 0
+    from autotune.proxy.elastic import budget_tokens, mean_parameters  # torch: loaded only when it is needed
+
+    return budget_tokens(
+        request.config.elastic_budget, mean_parameters(request.source.shape, search_axes(request.space))
+    )
+
+
+def search_axes(space: SearchSpace) -> Axes:
+    """The sub-shapes of the search, as the proxy's training knows them."""
+    return Axes(space.layers.values, space.attention, space.ffn.values, space.hidden.values)
+
+
+def draft_measuring(latency: TargetLatency, target: Target) -> MeasureSettings:
+    """How drafts are measured: as the target was, but behind a read of as many bytes as the target's weights."""
+    read_bytes = target.shape.decode_parameters * 4
+    return MeasureSettings(**{**vars(latency.verify.settings), "evict_bytes": read_bytes})
+
+
+def thread_counts(config: TuneConfig, device: Device) -> tuple[int, ...]:
+    """Thread counts worth trying: what the user fixed, or powers of two up to the cores."""
+    if config.threads is not None:
+        return (config.threads,)
+    counts = {1 << power for power in range(device.cores.bit_length())} | {device.cores}
+    return tuple(sorted(count for count in counts if count <= device.cores))
+
+
+def worker_limits(config: TuneConfig) -> WorkerLimits:
+    """Limits of sandboxed builds and measurements."""
+    memory = config.worker_memory or psutil.virtual_memory().total // 2
+    return WorkerLimits(Limits(config.build_timeout, memory), Limits(config.run_timeout, memory))
+
+
+def _smallest_draft(request: Request) -> Path:
+    """A program of the space's smallest shape with random weights, to measure the decoding loop with."""
+    smallest = min((build.shape for build in request.space.builds()), key=lambda shape: shape.parameters)
+    backend = request.config.backend[0]
+    key = content_key(
+        vars(smallest),
+        vars(request.target.numerics),
+        backend,
+        request.context_tokens,
+        source_hashes("autotune.compile"),
+    )
+
+    def make(folder: Path) -> None:
+        weights = random_weights(smallest, request.target.numerics)
+        build_program(backend, weights, Precision.FP32, request.context_tokens, folder)
+
+    return cached_folder("small-drafts", key, make)

@@ -1,0 +1,35 @@
+"""A target's compiled program: built once per content, kept in the cache, found again without the compiler."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from autotune.cache import cached_folder, content_key, source_hashes
+from autotune.candidate import Precision
+from autotune.compile.base import build_program, find_backend
+from autotune.program import PROGRAM_SCHEMA
+from autotune.targets import Target
+
+
+def compile_target(target: Target, backend: str, capacity_tokens: int | None = None) -> Path:
+    """The folder of the target's fp32 program, built now if the cache does not hold it.
+
+    `capacity_tokens`: positions of its key/value cache; the target's whole context if not given.
+    """
+    capacity_tokens = capacity_tokens or target.numerics.context_tokens
+    key = content_key(target.fingerprint, backend, _compiler_versions(backend), capacity_tokens, PROGRAM_SCHEMA)
+
+    def make(folder: Path) -> None:
+        build_program(backend, target.read_weights(), Precision.FP32, capacity_tokens, folder)
+
+    return cached_folder("targets", key, make)
+
+
+def _compiler_versions(backend: str) -> dict[str, str]:
+    """Versions of a backend's packages and hashes of our own compiler's sources, without importing either."""
+    versions = {}
+    for name in find_backend(backend).distributions:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions | source_hashes("autotune.compile")

@@ -1,0 +1,53 @@
+"""Where a result came from: versions, command line and revision, as they are written into artifacts and reports."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import autotune
+
+_DISTRIBUTIONS = (
+    "draft-autotune",
+    "numpy",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "apache-tvm",
+    "optuna",
+)
+
+
+def package_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
+    """Versions of the installed distributions among `names`, without importing any."""
+    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def command_line() -> str:
+    """The command of this process, as it could be typed again."""
+    program, *arguments = sys.argv or [""]
+    return shlex.join([Path(program).name, *arguments])
+
+
+def git_revision() -> str | None:
+    """The revision of the checkout this package runs from; None where it is installed or git is missing."""
+    root = Path(autotune.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        shown = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return shown.stdout.strip() or None

@@ -1,0 +1,75 @@
+"""How often a draft would be accepted: one teacher-forced pass over recorded traces."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autotune.acceptance import Vector, acceptance_probabilities
+from autotune.errors import AutotuneError
+from autotune.proxy.network import head_logits, hidden_states, network_of
+from autotune.proxy.training import torch_threads
+from autotune.sampling import SamplingSettings, distribution
+from autotune.traces import Trace, Traces
+from autotune.weights import ModelWeights
+
+_BATCH_TOKENS = 2048
+"""Padded tokens computed at once: large enough for efficient products, small enough to stay in the caches."""
+
+
+class NotANumber(AutotuneError):
+    """A draft's logits are NaN or infinite; such a candidate is rejected."""
+
+
+def acceptance_of(weights: ModelWeights, traces: Traces, *, threads: int = 1) -> list[Vector]:
+    """r_t `[T]` of every trace: the probability that the draft's token at each place is accepted.
+
+    Greedy: [arg-max q == y_t]; sampled: min(1, q(y_t) / p(y_t)), both given the true prefix.  Raises NotANumber.
+    """
+    network = network_of(weights)
+    result: list[Vector] = [np.empty(0)] * len(traces.items)
+    with torch_threads(threads), torch.inference_mode():
+        for members in _by_length(traces.items):
+            batch = [traces.items[member] for member in members]
+            # The last token is never an input: nothing after it is to be predicted.
+            states = hidden_states(network, _pad(batch))
+            for member, trace, row in zip(members, batch, states, strict=True):
+                first = len(trace.prompt) - 1
+                logits = head_logits(network, row[first : first + len(trace.continuation)])
+                result[member] = _trace_acceptance(logits, trace, traces.settings)
+    return result
+
+
+def _trace_acceptance(logits: Tensor, trace: Trace, settings: SamplingSettings) -> Vector:
+    """r_t `[T]` from the draft's logits `[T, vocab]` at the continuation's places."""
+    best, arg_max = logits.max(dim=-1)
+    if not torch.isfinite(logits.sum(dim=-1) + best).all():
+        raise NotANumber("the draft's logits are NaN or infinite")
+    if settings.greedy:
+        return (arg_max.numpy() == trace.continuation).astype(np.float64)
+    probabilities = distribution(logits.numpy(), settings)
+    own = np.take_along_axis(probabilities, trace.continuation[:, None].astype(np.int64), -1)[:, 0]
+    with np.errstate(divide="ignore"):  # a token the draft never draws has log-probability -inf
+        return acceptance_probabilities(np.log(own), trace.logprobs)
+
+
+def _by_length(traces: Sequence[Trace]) -> Iterator[NDArray[np.int64]]:
+    """Indices of traces of similar length, a batch at a time."""
+    lengths = np.array([len(trace.prompt) + len(trace.continuation) for trace in traces])
+    order = np.argsort(lengths, kind="stable")
+    begin = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end - begin + 1) * lengths[order[end]] > _BATCH_TOKENS:
+            yield order[begin:end]
+            begin = end
+
+
+def _pad(traces: Sequence[Trace]) -> Tensor:
+    """Inputs `[traces, length]`: every prompt and continuation without the last token, padded on the right."""
+    rows = [np.concatenate([trace.prompt, trace.continuation[:-1]]) for trace in traces]
+    tokens = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for row, values in zip(tokens, rows, strict=True):
+        row[: len(values)] = values
+    return torch.from_numpy(tokens)

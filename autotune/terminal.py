@@ -1,0 +1,110 @@
+"""Progress in the terminal: a live display where there is one, plain lines elsewhere.  Everything goes to stderr."""
+
+import logging
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from autotune.progress import SearchStatus
+from autotune.results import Rejected, Score, TrialRecord
+
+_PLAIN_EVERY_S = 15.0
+"""How often a plain log repeats that a phase is still under way."""
+
+
+class TerminalObserver:
+    """Shows a run's progress; use it as a context manager."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._live = self._console.is_terminal
+        self._display = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._title = ""
+        self._began_s = self._told_s = time.monotonic()
+
+    def __enter__(self) -> "TerminalObserver":
+        self._handler = RichHandler(console=self._console, show_time=False, show_path=False)
+        self._handler.setLevel(logging.WARNING)
+        logging.getLogger("autotune").addHandler(self._handler)
+        if self._live:
+            self._display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.getLogger("autotune").removeHandler(self._handler)
+        if self._live:
+            self._display.stop()
+
+    def phase(self, title: str) -> None:
+        """Begin a phase; on a terminal the one before leaves a line with its time."""
+        now_s = time.monotonic()
+        if self._live:
+            if self._task is not None:
+                self._console.print(f"[green]✓[/] {self._title} [dim]{now_s - self._began_s:.1f} s[/]")
+                self._display.remove_task(self._task)
+            self._task = self._display.add_task(title, total=1.0, status="")
+        else:
+            self._console.print(f"{title} …")
+        self._title, self._began_s, self._told_s = title, now_s, now_s
+
+    def progress(self, fraction: float) -> None:
+        """Move the bar, or now and then print a line."""
+        if self._live and self._task is not None:
+            self._display.update(self._task, completed=fraction)
+        elif time.monotonic() - self._told_s > _PLAIN_EVERY_S:
+            self._told_s = time.monotonic()
+            self._console.print(f"  {self._title}: {fraction:.0%}")
+
+    def trial(self, record: TrialRecord, status: SearchStatus) -> None:
+        """Print the trial, and where the search stands."""
+        self._console.print(_trial_line(record, status))
+        if self._live and self._task is not None:
+            left = f"{status.evaluated}/{status.planned}, front {status.front_size}, {_clock(status.left_s)} left"
+            self._display.update(self._task, completed=status.evaluated / status.planned, status=left)
+
+    def note(self, text: str) -> None:
+        """Print the note."""
+        self._console.print(f"  {text}", markup=False)
+
+
+def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
+    count = f"{status.evaluated:>{len(str(status.planned))}}/{status.planned}"
+    head = f"  {count} {record.build.shape!s:<22} {record.build.precision.value:<4}"
+    if isinstance(record.outcome, Rejected):
+        return f"{head} [red]{record.outcome.reason.value}[/]: {record.outcome.detail}"
+    fastest = max(record.outcome.scores, key=lambda score: score.tokens_per_s.value)
+    best = f"best {describe_score(*status.best)} · " if status.best else ""
+    search = f"[dim]{best}front {status.front_size} · {_clock(status.left_s)} left[/]"
+    return f"{head} k={fastest.lookahead} {_speed(fastest)}  {search}"
+
+
+def describe_score(record: TrialRecord, score: Score) -> str:
+    """A draft and its predicted speed-up in a few words."""
+    return f"{record.build.shape} k={score.lookahead} {score.speedup.value:.2f}×"
+
+
+def _speed(score: Score) -> str:
+    return (
+        f"{score.tokens_per_round.value:.2f} tokens/round {score.round_s.value * 1e3:6.2f} ms "
+        f"{score.speedup.value:5.2f}×"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

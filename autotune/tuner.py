@@ -1,0 +1,217 @@
+"""The study: Optuna proposes (build, lookahead), each build is evaluated once, and all its lookaheads are told.
+
+`trials.jsonl` is the truth; the study beside it is what the sampler learns from, and is brought up to date with the
+records whenever a run resumes.
+"""
+
+import logging
+import random
+import time
+import warnings
+from dataclasses import dataclass
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FixedTrial, TrialState, create_trial
+
+from autotune.candidate import Build, Candidate
+from autotune.errors import BadRequest
+from autotune.evaluate import Evaluator, timed
+from autotune.pareto import pareto_front
+from autotune.progress import Observer, SearchStatus
+from autotune.results import Rejected, RejectReason, Score, TrialRecord
+from autotune.search_space.space import LOOKAHEAD, Params, SearchSpace
+from autotune.store import RunFolder
+
+_STUDY = "autotune"
+_STARTUP_BUILDS = 10
+"""Builds drawn at random, after the seeds, before the sampler models anything."""
+_MOST_REPEATS = 8
+"""Proposals of known builds in a row after which an unknown one is drawn at random."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends, whichever comes first."""
+
+    trials: int
+    time_s: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Every record of the run's folder, and whether the user stopped the search."""
+
+    records: list[TrialRecord]
+    interrupted: bool
+
+    @property
+    def scored(self) -> list[tuple[TrialRecord, Score]]:
+        """Every scored (build, lookahead)."""
+        return [(record, score) for record in self.records for score in record.scores]
+
+    @property
+    def front(self) -> list[tuple[TrialRecord, Score]]:
+        """The Pareto front of round latency and tokens per round."""
+        return pareto_front(self.scored, lambda item: item[1])
+
+
+class Search:
+    """One search over a space, resumable at any point."""
+
+    def __init__(
+        self, space: SearchSpace, evaluator: Evaluator, folder: RunFolder, observer: Observer, seed: int
+    ) -> None:
+        self._space = space
+        self._evaluator = evaluator
+        self._folder = folder
+        self._observer = observer
+        self._records = folder.records()
+        self._known = {record.build.key(): record for record in self._records}
+        self._random = random.Random(seed + len(self._records))
+        self._study = _open_study(folder, seed + len(self._records), _STARTUP_BUILDS * len(space.lookahead.values))
+
+    def run(self, budget: Budget) -> SearchResult:
+        """Evaluate builds until the budget or the space is spent, or the user interrupts."""
+        try:
+            self._catch_up()
+            self._search(budget, time.monotonic())
+        except KeyboardInterrupt:
+            return SearchResult(self._records, interrupted=True)
+        except optuna.exceptions.StorageInternalError as error:
+            raise BadRequest(f"cannot write {self._folder.study_file}: {error.__cause__ or error}") from error
+        return SearchResult(self._records, interrupted=False)
+
+    def _search(self, budget: Budget, began_s: float) -> None:
+        repeats = 0
+        already = len(self._records)
+        while len(self._records) < min(budget.trials, self._space.size):
+            if time.monotonic() - began_s > budget.time_s:
+                self._observer.note("the time budget is spent")
+                return
+            if repeats >= _MOST_REPEATS:
+                self._study.enqueue_trial(self._space.params(self._unknown_candidate()))
+                repeats = 0
+            trial = self._study.ask()
+            candidate = self._space.suggest(trial)
+            known = self._known.get(candidate.build.key())
+            if known is not None:
+                repeats += 1
+                self._tell(trial, known, candidate.lookahead)
+                continue
+            repeats = 0
+            record = self._evaluate(candidate)
+            self._tell(trial, record, candidate.lookahead)
+            self._add_siblings(record, except_lookahead=candidate.lookahead)
+            self._observer.trial(record, self._status(budget, began_s, already))
+
+    def _evaluate(self, candidate: Candidate) -> TrialRecord:
+        outcome, wall_s = timed(self._evaluator, candidate.build)
+        params = {name: value for name, value in self._space.params(candidate).items() if name != LOOKAHEAD}
+        number, parameters = len(self._records), candidate.shape.parameters
+        record = TrialRecord(number, candidate.build, parameters, wall_s, outcome, params)
+        self._folder.append(record)
+        self._records.append(record)
+        self._known[candidate.build.key()] = record
+        return record
+
+    def _catch_up(self) -> None:
+        """Bring the study up to date with the records; queue again what a kill cut short, or the seeds at the start."""
+        fresh = not self._study.trials
+        told = set()
+        for trial in self._study.trials:
+            if trial.state == TrialState.RUNNING:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+                if trial.params:
+                    self._study.enqueue_trial(trial.params, skip_if_exists=True)
+            elif "build" in trial.user_attrs:
+                told.add((trial.user_attrs["build"], int(trial.params[LOOKAHEAD])))
+        for record in self._records:
+            for lookahead in self._space.lookahead.values:
+                if (record.build.key(), lookahead) not in told:
+                    self._add(record, lookahead)
+        if fresh:
+            for candidate in self._space.seeds():
+                self._study.enqueue_trial(self._space.params(candidate), skip_if_exists=True)
+
+    def _tell(self, trial: optuna.Trial, record: TrialRecord, lookahead: int) -> None:
+        """Tell the asked trial what its build is worth at its lookahead."""
+        trial.set_user_attr("build", record.build.key())
+        state, values, constraints = _study_outcome(record, lookahead)
+        for name, excess in constraints.items():
+            trial.set_constraint(name, excess)
+        self._study.tell(trial, values, state=state)
+
+    def _add_siblings(self, record: TrialRecord, except_lookahead: int) -> None:
+        for lookahead in self._space.lookahead.values:
+            if lookahead != except_lookahead:
+                self._add(record, lookahead)
+
+    def _add(self, record: TrialRecord, lookahead: int) -> None:
+        """Add a trial for a lookahead nobody asked for: one evaluation scores them all."""
+        params: Params = {**record.params, LOOKAHEAD: self._space.lookahead.param(lookahead)}
+        state, values, constraints = _study_outcome(record, lookahead)
+        self._study.add_trial(
+            create_trial(
+                state=state,
+                values=values,
+                params=params,
+                distributions=self._distributions(params),
+                user_attrs={"build": record.build.key()},
+                constraints=constraints,
+            )
+        )
+
+    def _distributions(self, params: Params) -> dict[str, BaseDistribution]:
+        recorder = FixedTrial(params)
+        self._space.suggest(recorder)
+        return recorder.distributions
+
+    def _unknown_candidate(self) -> Candidate:
+        unknown: list[Build] = [build for build in self._space.builds() if build.key() not in self._known]
+        return Candidate(self._random.choice(unknown), self._random.choice(self._space.lookahead.values))
+
+    def _status(self, budget: Budget, began_s: float, already: int) -> SearchStatus:
+        result = SearchResult(self._records, interrupted=False)
+        evaluated, planned = len(self._records), min(budget.trials, self._space.size)
+        elapsed_s = time.monotonic() - began_s
+        pace_s = elapsed_s / max(evaluated - already, 1)
+        return SearchStatus(
+            evaluated=evaluated,
+            planned=planned,
+            rejected=sum(isinstance(record.outcome, Rejected) for record in self._records),
+            front_size=len(result.front),
+            best=max(result.scored, key=lambda item: item[1].tokens_per_s.value, default=None),
+            left_s=min((planned - evaluated) * pace_s, max(budget.time_s - elapsed_s, 0.0)),
+        )
+
+
+def _open_study(folder: RunFolder, seed: int, startup_trials: int) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup_trials)
+    return optuna.create_study(
+        study_name=_STUDY,
+        storage=f"sqlite:///{folder.study_file}",
+        sampler=sampler,
+        directions=["minimize", "maximize"],
+        load_if_exists=True,
+    )
+
+
+def _study_outcome(
+    record: TrialRecord, lookahead: int
+) -> tuple[TrialState, tuple[float, float] | None, dict[str, float]]:
+    """State, (round seconds, tokens per round) and constraint excesses of a build at a lookahead.
+
+    What breaks a limit is pruned and marked infeasible; what could not be built or run has failed.
+    """
+    score = next((score for score in record.scores if score.lookahead == lookahead), None)
+    if score is not None:
+        return TrialState.COMPLETE, (score.round_s.value, score.tokens_per_round.value), {"limits": 0.0}
+    rejected = record.outcome.reason if isinstance(record.outcome, Rejected) else RejectReason.CONSTRAINT
+    if rejected is RejectReason.CONSTRAINT:
+        return TrialState.PRUNED, None, {"limits": 1.0}
+    return TrialState.FAIL, None, {}

@@ -1,0 +1,141 @@
+"""The prompts a draft is tuned for: reading them, splitting them, turning them into token ids.
+
+Formats: `.jsonl` / `.json` files hold one JSON object a line with a `prompt` and optionally a `category` and a
+`source` (other keys are ignored); any other file is plain text, one prompt a line.  Blank lines are skipped.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.errors import BadRequest
+from autotune.targets import demo_folder
+from autotune.tokenizer import Tokenizer
+
+BUILTIN = "builtin"
+SPLIT_SHARES = (0.25, 0.375, 0.375)
+"""Shares of the prompts to train on, to estimate on and to validate with."""
+_JSON_SUFFIXES = (".jsonl", ".json")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue, what kind it is, and where it came from."""
+
+    text: str
+    category: str
+    source: str
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as token ids `[P]`, P ≥ 1."""
+
+    ids: NDArray[np.int32]
+    category: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three sets of prompts that never mix: to train the proxy on, to estimate acceptance on, to validate with."""
+
+    train: tuple[Prompt, ...]
+    estimate: tuple[Prompt, ...]
+    validate: tuple[Prompt, ...]
+
+
+def read_prompts(path_or_builtin: str | Path) -> tuple[Prompt, ...]:
+    """The prompts of a file, or the demo's own for `builtin`; BadRequest if it is missing, empty or malformed."""
+    path = demo_folder() / "prompts.jsonl" if str(path_or_builtin) == BUILTIN else Path(path_or_builtin).expanduser()
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise BadRequest(f"prompts file {path} does not exist") from None
+    except OSError as error:
+        raise BadRequest(f"cannot read the prompts file {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"prompts file {path} is not UTF-8: byte {error.start} is wrong; save it as UTF-8") from error
+    # Only line feeds separate lines: JSON strings may hold the other characters that splitlines() breaks at.
+    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    parse = _json_prompt if path.suffix.lower() in _JSON_SUFFIXES else _text_prompt
+    prompts = tuple(parse(line, path, number) for number, line in enumerate(lines, 1) if line.strip())
+    if not prompts:
+        raise BadRequest(f"prompts file {path} is empty: give at least one prompt")
+    return prompts
+
+
+def split_prompts(prompts: Sequence[Prompt], seed: int, shares: tuple[float, float, float] = SPLIT_SHARES) -> Splits:
+    """The prompts dealt to the three splits in these shares, each category alike, each split at least one.
+
+    Equal texts stay together.  Deterministic: the same prompts and seed give the same splits.
+    """
+    texts = _shuffled_by_category(prompts, seed)
+    if len(texts) < len(shares):
+        raise BadRequest(
+            f"{len(shares)} different prompts are needed (to train, to estimate, to validate), not {len(texts)}"
+        )
+    # Each text goes to the split that is furthest behind its share, so categories spread evenly.
+    dealt: list[list[str]] = [[], [], []]
+    for count, text in enumerate(texts, 1):
+        behind = [share * count - len(part) for share, part in zip(shares, dealt, strict=True)]
+        dealt[behind.index(max(behind))].append(text)
+    for part in dealt:
+        if not part:
+            part.append(max(dealt, key=len).pop())
+    split_of = {text: index for index, part in enumerate(dealt) for text in part}
+    parts = [tuple(prompt for prompt in prompts if split_of[prompt.text] == index) for index in range(len(shares))]
+    return Splits(*parts)
+
+
+def tokenize(prompts: Sequence[Prompt], tokenizer: Tokenizer, context_tokens: int) -> tuple[PromptTokens, ...]:
+    """The prompts as token ids; BadRequest if one leaves no room for a new token in the context."""
+    result = []
+    for prompt in prompts:
+        ids = np.array(tokenizer.encode(prompt.text), np.int32)
+        if not len(ids):
+            raise BadRequest(f"the prompt from {prompt.source} has no tokens")
+        if len(ids) >= context_tokens:
+            raise BadRequest(
+                f"the prompt from {prompt.source} has {len(ids)} tokens, but the target's context is "
+                f"{context_tokens}: shorten it to {context_tokens - 1} or fewer"
+            )
+        result.append(PromptTokens(ids, prompt.category, prompt.source))
+    return tuple(result)
+
+
+def _text_prompt(line: str, path: Path, number: int) -> Prompt:
+    return Prompt(line, category="text", source=f"{path.name}:{number}")
+
+
+def _json_prompt(line: str, path: Path, number: int) -> Prompt:
+    try:
+        entry: Any = json.loads(line)
+    except ValueError as error:
+        raise BadRequest(f"prompts file {path}, line {number} is not valid JSON: {error}") from error
+    fields: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
+    text = fields.get("prompt")
+    if not isinstance(text, str) or not text:
+        raise BadRequest(f'prompts file {path}, line {number} has no prompt: write {{"prompt": "some text"}}')
+    source = f"{path.name}:{number}"
+    if "source" in fields:
+        source += f" ({fields['source']})"
+    return Prompt(text, category=str(fields.get("category", "text")), source=source)
+
+
+def _shuffled_by_category(prompts: Sequence[Prompt], seed: int) -> list[str]:
+    """The distinct texts, category after category, shuffled within each."""
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.text not in seen:
+            seen.add(prompt.text)
+            texts[prompt.category].append(prompt.text)
+    rng = np.random.default_rng(seed)
+    return [group[index] for _, group in sorted(texts.items()) for index in rng.permutation(len(group))]

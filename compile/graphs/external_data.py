@@ -1,0 +1,39 @@
+"""Writes a model's arrays into one file beside the ONNX graph, without passing them through protobuf."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+ALIGNMENT_BYTES = 4096
+"""Every array starts on a page, so that a runtime can map it instead of reading it."""
+
+
+class ExternalData:
+    """An open file of arrays; use as a context manager, then save the graph that names them in the same folder."""
+
+    def __init__(self, path: Path):
+        self._name = path.name
+        self._file = path.open("wb")
+
+    def __enter__(self) -> "ExternalData":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, name: str, array: NDArray[np.generic]) -> onnx.TensorProto:
+        """The initialiser `name` whose values, `array` in row-major order, now stand in the file."""
+        self._file.write(bytes(-self._file.tell() % ALIGNMENT_BYTES))
+        offset = self._file.tell()
+        self._file.write(np.ascontiguousarray(array).data)
+        tensor = onnx.TensorProto(
+            name=name,
+            data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+            dims=array.shape,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        for key, value in (("location", self._name), ("offset", offset), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor

@@ -1,0 +1,66 @@
+"""Compiles a decoder for ONNX Runtime: `model.onnx`, its arrays in `weights.bin`, and `program.json`.
+
+Precision int8 stores every matrix but the embedding as int8 with one scale per output channel, and quantises
+activations at run time with one scale per *call*: logits may therefore depend, slightly, on how many tokens share a
+call.  That is harmless for a draft, whose proposals are verified; a target must be fp32.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from autotune.candidate import Precision
+from autotune.compile.graphs.external_data import ExternalData
+from autotune.compile.graphs.llama import GRAPH_VERSION, llama_graph
+from autotune.errors import BadRequest
+from autotune.program import Program
+from autotune.weights import ModelWeights
+
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.bin"
+RUNTIME_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
+"""Packages that provide the module `onnxruntime`; the first one installed is the one that counts."""
+
+
+class OrtBackend:
+    """ONNX Runtime on the CPU, from graphs built directly."""
+
+    name = "onnxruntime"
+    precisions = frozenset({Precision.FP32, Precision.INT8})
+
+    def unavailable(self) -> str | None:
+        """The remedy if ONNX Runtime is not installed; None if it is."""
+        if find_spec("onnxruntime") is None:
+            return "onnxruntime is not installed: pip install onnxruntime"
+        return None
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of onnx, of ONNX Runtime and of the graph builder."""
+        return {"onnx": version("onnx"), **_runtime_version(), "autotune-llama-graph": GRAPH_VERSION}
+
+    def build(self, weights: ModelWeights, precision: Precision, capacity_tokens: int, folder: Path) -> None:
+        """Write the program into an existing, empty folder."""
+        if weights.numerics.family != "llama":
+            raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
+        with ExternalData(folder / WEIGHTS_FILE) as data:
+            model = llama_graph(weights, precision, capacity_tokens, data)
+        (folder / MODEL_FILE).write_bytes(model.SerializeToString())
+        Program(
+            backend=self.name,
+            device="cpu",
+            precision=precision,
+            shape=weights.shape,
+            numerics=weights.numerics,
+            capacity_tokens=capacity_tokens,
+            versions=dict(self.versions()),
+        ).write(folder)
+
+
+def _runtime_version() -> Mapping[str, str]:
+    for name in RUNTIME_DISTRIBUTIONS:
+        try:
+            return {name: version(name)}
+        except PackageNotFoundError:
+            continue
+    return {}

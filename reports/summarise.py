@@ -1,0 +1,206 @@
+"""What a run came to: from the tuner's facts to the report's content, the verdict in one sentence included."""
+
+from autotune.candidate import Build, DraftShape
+from autotune.reports.summary import (
+    SCHEMA_VERSION,
+    BaselineSummary,
+    DraftSummary,
+    FailureSummary,
+    FigureSummary,
+    FrontSummary,
+    RoundSummary,
+    RunFacts,
+    RunSummary,
+    ShapeSummary,
+    SpeedSummary,
+    TarSummary,
+    Verdict,
+)
+from autotune.results import Figure, Rejected, Score, TrialRecord, TrialState, Validated
+
+_STDERR_LINES = 20
+
+
+def summarise(facts: RunFacts) -> RunSummary:
+    """The report's content of a run."""
+    measured = [record for record in facts.records if record.state is TrialState.MEASURED]
+    verdict = _verdict(facts)
+    return RunSummary(
+        schema_version=SCHEMA_VERSION,
+        target=facts.target,
+        source=facts.source,
+        device=facts.device,
+        verdict=verdict,
+        sentence=_sentence(facts, verdict),
+        baseline=BaselineSummary(
+            facts.baseline.value, facts.baseline.evidence.value, _interval(facts.baseline), facts.latency.step_s
+        ),
+        best=_best(facts, verdict),
+        front=tuple(_front(record, score) for record, score in facts.front),
+        validated=tuple(_validated(draft) for draft in facts.validated),
+        failures=tuple(_failure(record) for record in facts.records if record.state is TrialState.REJECTED),
+        shapes_evaluated=len({record.build.shape for record in measured}),
+        trials=facts.trials,
+        failed=len(facts.records) - len(measured),
+        wall_s=facts.wall_s,
+        overhead_s=facts.latency.overhead_s,
+        looping_share=facts.looping_share,
+        interrupted=facts.interrupted,
+        seed=facts.seed,
+        command=tuple(facts.command),
+        versions=dict(facts.versions),
+    )
+
+
+def predicted_best(facts: RunFacts) -> tuple[TrialRecord, Score] | None:
+    """The point of the front with the most predicted tokens/s; None if the front is empty."""
+    return max(facts.front, key=lambda point: point[1].tokens_per_s.value, default=None)
+
+
+def _verdict(facts: RunFacts) -> Verdict:
+    if facts.chosen:
+        return Verdict.SPECULATE
+    if facts.validated:
+        return Verdict.DO_NOT_SPECULATE
+    best = predicted_best(facts)
+    if best is None:
+        return Verdict.NOTHING_FEASIBLE
+    return Verdict.NOT_VALIDATED if best[1].speedup.value > 1.0 else Verdict.DO_NOT_SPECULATE
+
+
+def _sentence(facts: RunFacts, verdict: Verdict) -> str:
+    best = predicted_best(facts)
+    if verdict is Verdict.SPECULATE and facts.chosen:
+        draft = facts.chosen
+        return (
+            f"Draft {draft.build.shape} ({draft.build.precision.value}), k = {draft.lookahead}: "
+            f"{draft.speedup_measured.value:.2f}× the target alone ({_evidence(draft.speedup_measured)})."
+        )
+    if verdict is Verdict.DO_NOT_SPECULATE and facts.validated:
+        draft = max(facts.validated, key=lambda each: each.speedup_measured.value)
+        return (
+            f"Do not speculate: the best of {len(facts.validated)} decoded drafts, {draft.build.shape} with "
+            f"k = {draft.lookahead}, reached {draft.speedup_measured.value:.2f}× the target alone "
+            f"({_evidence(draft.speedup_measured)}). Its round takes {draft.round_s / facts.latency.step_s:.2f} times "
+            f"as long as a plain step and gives {draft.tar_measured.value:.2f} tokens."
+        )
+    if best is None:
+        return f"Do not speculate: none of the {len(facts.records)} builds tried could be scored under the constraints."
+    record, score = best
+    predicted = f"{record.build.shape}, k = {score.lookahead}, is predicted to reach {score.speedup.value:.2f}×"
+    if verdict is Verdict.NOT_VALIDATED:
+        return f"Not validated: {predicted} the target alone, but it was not decoded."
+    return f"Do not speculate: the best draft, {predicted} only."
+
+
+def _best(facts: RunFacts, verdict: Verdict) -> DraftSummary:
+    if facts.chosen:
+        return _validated(facts.chosen)
+    best = predicted_best(facts)
+    if verdict is Verdict.NOT_VALIDATED and best:
+        record, score = best
+        return _draft(
+            record.build,
+            score.lookahead,
+            TarSummary(score.tokens_per_round.value, None, _interval(score.tokens_per_round)),
+            SpeedSummary(score.tokens_per_s.value, None, _interval(score.tokens_per_s)),
+            SpeedSummary(score.speedup.value, None, _interval(score.speedup)),
+        )
+    decoded = facts.baseline.value if facts.validated else None
+    return DraftSummary(
+        name="the target alone",
+        shape=None,
+        lookahead=0,
+        backend=None,
+        precision=None,
+        parameters=0,
+        tar=TarSummary(1.0, 1.0),
+        tokens_per_s=SpeedSummary(1.0 / facts.latency.step_s, decoded),
+        speedup=SpeedSummary(1.0, 1.0),
+    )
+
+
+def _validated(draft: Validated) -> DraftSummary:
+    return _draft(
+        draft.build,
+        draft.lookahead,
+        TarSummary(
+            draft.tar_estimated.value,
+            draft.tar_measured.value,
+            _interval(draft.tar_estimated),
+            _interval(draft.tar_measured),
+        ),
+        _speed(draft.tokens_per_s_predicted, draft.tokens_per_s_measured),
+        _speed(draft.speedup_predicted, draft.speedup_measured),
+        RoundSummary(draft.rounds, draft.burst_s, draft.verify_s, draft.overhead_s, draft.overhead_s / draft.round_s),
+        draft.divergences,
+    )
+
+
+def _draft(
+    build: Build,
+    lookahead: int,
+    tar: TarSummary,
+    tokens_per_s: SpeedSummary,
+    speedup: SpeedSummary,
+    times: RoundSummary | None = None,
+    divergences: int | None = None,
+) -> DraftSummary:
+    return DraftSummary(
+        name=str(build.shape),
+        shape=_shape(build.shape),
+        lookahead=lookahead,
+        backend=build.backend,
+        precision=build.precision.value,
+        parameters=build.shape.parameters,
+        tar=tar,
+        tokens_per_s=tokens_per_s,
+        speedup=speedup,
+        round=times,
+        divergences=divergences,
+    )
+
+
+def _front(record: TrialRecord, score: Score) -> FrontSummary:
+    return FrontSummary(
+        name=str(record.build.shape),
+        trial=record.number,
+        shape=_shape(record.build.shape),
+        lookahead=score.lookahead,
+        backend=record.build.backend,
+        precision=record.build.precision.value,
+        parameters=record.parameters,
+        tar=_figure(score.tokens_per_round),
+        round_s=_figure(score.round_s),
+        tokens_per_s=_figure(score.tokens_per_s),
+        speedup=_figure(score.speedup),
+    )
+
+
+def _failure(record: TrialRecord) -> FailureSummary:
+    assert isinstance(record.outcome, Rejected)
+    stderr = "\n".join(record.outcome.stderr.splitlines()[-_STDERR_LINES:])
+    return FailureSummary(record.number, str(record.build), record.outcome.reason.value, record.outcome.detail, stderr)
+
+
+def _shape(shape: DraftShape) -> ShapeSummary:
+    return ShapeSummary(shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.hidden, shape.ffn)
+
+
+def _figure(figure: Figure) -> FigureSummary:
+    return FigureSummary(figure.value, figure.evidence.value, _interval(figure))
+
+
+def _speed(predicted: Figure, measured: Figure) -> SpeedSummary:
+    return SpeedSummary(predicted.value, measured.value, _interval(predicted), _interval(measured))
+
+
+def _interval(figure: Figure) -> tuple[float, float] | None:
+    return None if figure.low is None or figure.high is None else (figure.low, figure.high)
+
+
+def _evidence(figure: Figure) -> str:
+    interval = _interval(figure)
+    return (
+        figure.evidence.value if interval is None else f"{figure.evidence.value}, {interval[0]:.2f} … {interval[1]:.2f}"
+    )

@@ -1,0 +1,205 @@
+"""What a report says, as data: `RunFacts` in, `RunSummary` out; `summary.json` is a RunSummary as JSON."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+from autotune.results import Figure, Score, TargetLatency, TrialRecord, Validated
+
+SCHEMA_VERSION = 1
+"""Raised when a key changes its meaning or vanishes; new keys do not raise it."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Everything a report is made from, as the tuner knows it at the end (or the interruption) of a run."""
+
+    target: str
+    source: str
+    device: str
+    """Fingerprint of the device everything was measured on."""
+    latency: TargetLatency
+    baseline: Figure
+    """Tokens/s of the target alone: measured by the validation, or 1 / step time where nothing was validated."""
+    records: Sequence[TrialRecord]
+    front: Sequence[tuple[TrialRecord, Score]]
+    """Candidates that no other beats in both round time and tokens per round; k = 0 is not among them."""
+    validated: Sequence[Validated]
+    chosen: Validated | None
+    """The validated draft that ships; None if the target alone is at least as fast, or nothing was validated."""
+    trials: int
+    """Points (shape, k) of the study; an evaluated build gives one for every lookahead."""
+    wall_s: float
+    seed: int
+    command: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    looping_share: float | None = None
+    """Share of the validation's continuations that loop; loops are easy to draft and inflate acceptance."""
+    interrupted: bool = False
+
+
+class Verdict(StrEnum):
+    """What the run advises."""
+
+    SPECULATE = "speculate"
+    DO_NOT_SPECULATE = "do-not-speculate"
+    NOT_VALIDATED = "not-validated"
+    NOTHING_FEASIBLE = "nothing-feasible"
+
+
+@dataclass(frozen=True)
+class ShapeSummary:
+    """A draft's architecture (the vocabulary is the target's)."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    ffn: int
+
+
+@dataclass(frozen=True)
+class FigureSummary:
+    """A number, how it was got, and its interval `[low, high]` if it has one."""
+
+    value: float | None
+    evidence: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class TarSummary:
+    """Tokens per round, by the proxy and by decoding; null where unknown."""
+
+    estimated: float | None
+    measured: float | None
+    estimated_interval: tuple[float, float] | None = None
+    measured_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class SpeedSummary:
+    """A speed, before and after it was really decoded; null where unknown."""
+
+    predicted: float | None
+    measured: float | None
+    predicted_interval: tuple[float, float] | None = None
+    measured_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class BaselineSummary:
+    """The target alone (k = 0)."""
+
+    tokens_per_s: float | None
+    evidence: str
+    interval: tuple[float, float] | None
+    step_s: float
+    """Median seconds of one plain decode step."""
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """Where a round's time goes: measured mean seconds, and the share outside both models."""
+
+    rounds: int
+    burst_s: float
+    verify_s: float
+    overhead_s: float
+    overhead_share: float
+
+    @property
+    def round_s(self) -> float:
+        """Mean seconds of one round."""
+        return self.burst_s + self.verify_s + self.overhead_s
+
+
+@dataclass(frozen=True)
+class DraftSummary:
+    """A draft with its lookahead, or the target alone: lookahead 0 and no shape."""
+
+    name: str
+    shape: ShapeSummary | None
+    lookahead: int
+    backend: str | None
+    precision: str | None
+    parameters: int
+    tar: TarSummary
+    tokens_per_s: SpeedSummary
+    speedup: SpeedSummary
+    round: RoundSummary | None = None
+    divergences: int | None = None
+
+
+@dataclass(frozen=True)
+class FrontSummary:
+    """A point of the Pareto front, as predicted before validation."""
+
+    name: str
+    trial: int
+    shape: ShapeSummary
+    lookahead: int
+    backend: str
+    precision: str
+    parameters: int
+    tar: FigureSummary
+    round_s: FigureSummary
+    tokens_per_s: FigureSummary
+    speedup: FigureSummary
+
+
+@dataclass(frozen=True)
+class FailureSummary:
+    """A build that could not be scored, and why."""
+
+    trial: int
+    name: str
+    reason: str
+    detail: str
+    stderr: str
+    """The last lines the worker wrote."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The content of a report; the field names are the keys of `summary.json`."""
+
+    schema_version: int
+    target: str
+    source: str
+    device: str
+    verdict: Verdict
+    sentence: str
+    baseline: BaselineSummary
+    best: DraftSummary
+    front: tuple[FrontSummary, ...]
+    validated: tuple[DraftSummary, ...]
+    failures: tuple[FailureSummary, ...]
+    shapes_evaluated: int
+    trials: int
+    failed: int
+    wall_s: float
+    overhead_s: float
+    """Seconds per round outside both models that the predictions assumed."""
+    looping_share: float | None
+    interrupted: bool
+    seed: int
+    command: tuple[str, ...]
+    versions: Mapping[str, str]
+
+    def to_json(self) -> str:
+        """The text of `summary.json`; numbers that are not finite or not known are null."""
+        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

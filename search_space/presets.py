@@ -1,0 +1,36 @@
+"""Default axes for a source, when the user names none."""
+
+from autotune.candidate import DraftShape
+
+_MOST_LAYERS = 12
+_STEPS = 8
+_ALIGNMENT = 32
+
+
+def default_layers(source: DraftShape) -> tuple[int, ...]:
+    """1 … the source's depth, but at most 12: a draft deeper than that cannot be fast enough."""
+    return tuple(range(1, min(source.layers, _MOST_LAYERS) + 1))
+
+
+def default_attention(source: DraftShape) -> tuple[tuple[int, int], ...]:
+    """(heads, kv_heads) for a quarter, a half, three quarters and all of the source's kv groups, at full group size."""
+    group = source.heads // source.kv_heads
+    counts = sorted({max(1, source.kv_heads * quarter // 4) for quarter in (1, 2, 3, 4)})
+    return tuple((count * group, count) for count in counts)
+
+
+def default_ffn(source: DraftShape) -> tuple[int, ...]:
+    """About eight even steps up to the source's FFN size, in multiples of 32 where those divide it."""
+    steps = [
+        step
+        for step in range(_ALIGNMENT, max(source.ffn // _STEPS, _ALIGNMENT) + 1, _ALIGNMENT)
+        if source.ffn % step == 0
+    ]
+    if steps:
+        return tuple(range(steps[-1], source.ffn + 1, steps[-1]))
+    return tuple(sorted({max(1, source.ffn * part // _STEPS) for part in range(1, _STEPS + 1)}))
+
+
+def default_hidden(source: DraftShape) -> tuple[int, ...]:
+    """The source's width alone: narrowing the residual stream costs far more acceptance than latency."""
+    return (source.hidden,)

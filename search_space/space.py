@@ -1,0 +1,178 @@
+"""The search space: which drafts a source can give, and how a trial picks one."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from autotune.candidate import Build, Candidate, DraftShape, Precision
+from autotune.errors import BadRequest
+from autotune.search_space.axes import Axis, Trial, parse_axis
+from autotune.search_space.presets import default_attention, default_ffn, default_hidden, default_layers
+
+logger = logging.getLogger(__name__)
+
+Params = dict[str, int | str]
+LOOKAHEAD = "lookahead"
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The ranges a user wrote (see `parse_axis`); None leaves an axis to the preset for the source."""
+
+    layers: str | None = None
+    heads: str | None = None
+    kv_heads: str | None = None
+    ffn: str | None = None
+    hidden: str | None = None
+    lookahead: str = "0:8"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Every draft that can be sliced from `source`, on every backend, at every precision, with every lookahead."""
+
+    source: DraftShape
+    layers: Axis
+    attention: tuple[tuple[int, int], ...]
+    """Allowed (heads, kv_heads), ascending."""
+    ffn: Axis
+    hidden: Axis
+    lookahead: Axis
+    """Lookaheads of at least 1; k = 0 needs no draft and is always in the race."""
+    backends: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+
+    @property
+    def max_lookahead(self) -> int:
+        """The largest lookahead in the race."""
+        return self.lookahead.values[-1]
+
+    @property
+    def size(self) -> int:
+        """Number of distinct builds."""
+        axes = (self.layers.values, self.attention, self.ffn.values, self.hidden.values)
+        count = len(self.backends) * len(self.precisions)
+        for values in axes:
+            count *= len(values)
+        return count
+
+    def suggest(self, trial: Trial) -> Candidate:
+        """The candidate a trial proposes; parameters are named as the command's flags."""
+        layers = self.layers.suggest(trial)
+        heads, kv_heads = self._suggest_attention(trial)
+        shape = self._shape(layers, (heads, kv_heads), self.ffn.suggest(trial), self.hidden.suggest(trial))
+        backend = trial.suggest_categorical("backend", self.backends)
+        precision = Precision(trial.suggest_categorical("precision", [p.value for p in self.precisions]))
+        return Candidate(Build(shape, backend, precision), self.lookahead.suggest(trial))
+
+    def params(self, candidate: Candidate) -> Params:
+        """The parameters with which `suggest` gives this candidate."""
+        shape = candidate.shape
+        pair = f"{shape.heads}/{shape.kv_heads}"
+        return {
+            "layers": self.layers.param(shape.layers),
+            "heads": self._heads_axis.param(shape.heads) if self._heads_axis else pair,
+            "ffn": self.ffn.param(shape.ffn),
+            "hidden": self.hidden.param(shape.hidden),
+            "backend": candidate.build.backend,
+            "precision": candidate.build.precision.value,
+            LOOKAHEAD: self.lookahead.param(candidate.lookahead),
+        }
+
+    def builds(self) -> Iterator[Build]:
+        """Every build of the space, wide and shallow first."""
+        for layers, ffn, attention, hidden in itertools.product(
+            self.layers.values, self.ffn.values[::-1], self.attention[::-1], self.hidden.values[::-1]
+        ):
+            shape = self._shape(layers, attention, ffn, hidden)
+            for precision, backend in itertools.product(self.precisions, self.backends):
+                yield Build(shape, backend, precision)
+
+    def seeds(self) -> list[Candidate]:
+        """Candidates worth trying before the sampler knows anything: wide and shallow, at a middling lookahead.
+
+        The research this tool follows found wide, shallow drafts to win; each is tried at full and at half FFN width.
+        """
+        middle = self.lookahead.values[len(self.lookahead.values) // 2]
+        widths = dict.fromkeys([self.ffn.values[-1], self.ffn.values[(len(self.ffn.values) - 1) // 2]])
+        shapes = [
+            self._shape(layers, self.attention[-1], ffn, self.hidden.values[-1])
+            for layers, ffn in itertools.product(self.layers.values[:3], widths)
+        ]
+        choices = itertools.product(self.precisions, self.backends)
+        return [Candidate(Build(shape, b, p), middle) for p, b in choices for shape in shapes]
+
+    @property
+    def _heads_axis(self) -> Axis | None:
+        """The heads alone, if they determine the kv heads."""
+        heads = tuple(heads for heads, _ in self.attention)
+        return Axis("heads", heads) if len(set(heads)) == len(heads) else None
+
+    def _suggest_attention(self, trial: Trial) -> tuple[int, int]:
+        if self._heads_axis:
+            return self.attention[self._heads_axis.values.index(self._heads_axis.suggest(trial))]
+        chosen = trial.suggest_categorical("heads", [f"{heads}/{kv_heads}" for heads, kv_heads in self.attention])
+        heads, kv_heads = (int(part) for part in chosen.split("/"))
+        return heads, kv_heads
+
+    def _shape(self, layers: int, attention: tuple[int, int], ffn: int, hidden: int) -> DraftShape:
+        heads, kv_heads = attention
+        return replace(self.source, layers=layers, heads=heads, kv_heads=kv_heads, ffn=ffn, hidden=hidden)
+
+
+def make_space(
+    source: DraftShape, ranges: Ranges, backends: tuple[str, ...], precisions: tuple[Precision, ...]
+) -> SearchSpace:
+    """The space of drafts of `source` inside the user's ranges; BadRequest where nothing is left.
+
+    Values beyond the source are left out with a warning: a pruned draft cannot be larger than what it is cut from.
+    """
+    lookahead = parse_axis(LOOKAHEAD, ranges.lookahead, smallest=0)
+    if lookahead.values[-1] == 0:
+        raise BadRequest("--lookahead 0 alone leaves nothing to search: k = 0 is the target without a draft")
+    return SearchSpace(
+        source=source,
+        layers=_axis("layers", ranges.layers, default_layers(source), source.layers),
+        attention=_attention(ranges, source),
+        ffn=_axis("ffn", ranges.ffn, default_ffn(source), source.ffn),
+        hidden=_axis("hidden", ranges.hidden, default_hidden(source), source.hidden),
+        lookahead=Axis(LOOKAHEAD, tuple(k for k in lookahead.values if k)),
+        backends=backends,
+        precisions=precisions,
+    )
+
+
+def _axis(name: str, text: str | None, default: tuple[int, ...], largest: int) -> Axis:
+    if text is None:
+        return Axis(name, default)
+    asked = parse_axis(name, text)
+    if asked.values[0] > largest:
+        raise BadRequest(f"--{name} {text}: the source has only {largest}; a pruned draft cannot have more")
+    kept = asked.within(largest)
+    if kept != asked:
+        logger.warning("--%s %s: values above the source's %d are left out", name, text, largest)
+    return kept
+
+
+def _attention(ranges: Ranges, source: DraftShape) -> tuple[tuple[int, int], ...]:
+    """Pairs (heads, kv_heads): whole kv groups are kept, each with at most the source's query heads."""
+    heads = None if ranges.heads is None else _axis("heads", ranges.heads, (), source.heads).values
+    kv_heads = None if ranges.kv_heads is None else _axis("kv-heads", ranges.kv_heads, (), source.kv_heads).values
+    if heads is None and kv_heads is None:
+        return default_attention(source)
+    group = source.heads // source.kv_heads
+    pairs = sorted(
+        (kv * size, kv)
+        for kv in (kv_heads or range(1, source.kv_heads + 1))
+        for size in range(1, group + 1)
+        if heads is None or kv * size in heads
+    )
+    if not pairs:
+        raise BadRequest(
+            f"--heads {ranges.heads} and --kv-heads {ranges.kv_heads} do not divide into groups of at most {group}, "
+            f"the source's ({source.heads} heads, {source.kv_heads} kv heads)"
+        )
+    if kv_heads is None:  # the most kv heads for each number of heads: the least is lost
+        pairs = sorted({count: (count, kv) for count, kv in pairs}.values())
+    return tuple(pairs)

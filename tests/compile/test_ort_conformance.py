@@ -1,0 +1,5 @@
+from tests.support.conformance import BackendConformance
+
+
+class TestOrtConformance(BackendConformance):
+    backend = "onnxruntime"

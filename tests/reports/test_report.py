@@ -1,0 +1,86 @@
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autotune.errors import BadRequest
+from autotune.reports.figures import pareto_figure
+from autotune.reports.markdown import markdown
+from autotune.reports.report import write_report
+from autotune.reports.summarise import summarise
+from autotune.reports.summary import RunFacts
+
+MakeFacts = Callable[..., RunFacts]
+
+
+def test_report_folder_is_complete_and_replaced_as_a_whole(make_facts: MakeFacts, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    write_report(make_facts(), folder)
+    (folder / "stray.txt").write_text("from before")
+    write_report(make_facts(), folder)
+
+    assert sorted(path.name for path in folder.iterdir()) == ["pareto.png", "pareto.svg", "report.md", "summary.json"]
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_same_facts_write_the_same_bytes(make_facts: MakeFacts, tmp_path: Path) -> None:
+    write_report(make_facts(), tmp_path / "a")
+    write_report(make_facts(), tmp_path / "b")
+
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_unwritable_folder_is_a_bad_request(make_facts: MakeFacts, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BadRequest, match="cannot write"):
+        write_report(make_facts(), tmp_path / "file" / "report")
+
+
+def test_report_opens_with_the_verdict(make_facts: MakeFacts) -> None:
+    summary = summarise(make_facts())
+    text = markdown(summary)
+
+    assert text.splitlines()[2] == f"**{summary.sentence}**"
+    assert "](pareto.png)" in text
+
+
+def test_tables_stay_rectangular_whatever_the_cells_hold(make_facts: MakeFacts) -> None:
+    text = markdown(replace(summarise(make_facts()), device="a | b <script>\nnew line"))
+
+    assert r"killed after 60 s \| while optimising" in text
+    assert r"a \| b \<script\> new line" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_divergences_loops_and_interruption_are_told(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    facts = replace(facts, validated=[replace(draft, divergences=2) for draft in facts.validated], interrupted=True)
+    text = markdown(summarise(facts))
+
+    assert "6 decoded tokens differ" in text
+    assert "41% of the target's continuations loop" in text
+    assert "`--resume` continues it" in text
+
+
+def test_figure_places_every_score_and_names_the_chosen_draft(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    axes = pareto_figure(facts).axes[0]
+
+    scores = sum(len(record.scores) for record in facts.records)
+    assert facts.chosen is not None
+    assert len(axes.collections[0].get_offsets()) == scores
+    assert any(str(facts.chosen.build.shape) in text.get_text() for text in axes.texts)
+    assert any("3 of which failed" in text.get_text() for text in axes.texts)
+
+
+@pytest.mark.parametrize("builds", [0, 1])
+def test_figure_of_a_run_with_hardly_a_candidate(make_facts: MakeFacts, builds: int) -> None:
+    axes = pareto_figure(make_facts(builds=builds, validated=0)).axes[0]
+
+    assert any("k = 0" in text.get_text() for text in axes.texts)

@@ -1,0 +1,86 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from autotune.reports.summarise import summarise
+from autotune.reports.summary import RunFacts, Verdict
+from autotune.results import Evidence, Figure
+
+MakeFacts = Callable[..., RunFacts]
+
+
+def test_summary_json_has_the_contracts_keys(make_facts: MakeFacts) -> None:
+    content = json.loads(summarise(make_facts()).to_json())
+
+    assert {"target", "device", "front", "shapes_evaluated", "trials", "failed", "wall_s"} <= content.keys()
+    assert content["baseline"]["tokens_per_s"] == pytest.approx(1 / 1.1e-3)
+    best = content["best"]
+    assert best.keys() >= {"shape", "lookahead", "backend", "precision", "parameters", "tar", "tokens_per_s", "speedup"}
+    assert best["shape"].keys() == {"layers", "heads", "kv_heads", "head_dim", "hidden", "ffn"}
+    assert best["tar"].keys() >= {"estimated", "measured"}
+    assert best["tokens_per_s"].keys() >= {"predicted", "measured"}
+    assert best["speedup"].keys() >= {"predicted", "measured"}
+
+
+def test_chosen_draft_is_the_best(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    summary = summarise(facts)
+
+    assert facts.chosen is not None
+    assert summary.verdict is Verdict.SPECULATE
+    assert summary.best in summary.validated
+    assert summary.best.lookahead == facts.chosen.lookahead
+    assert summary.best.speedup.measured == facts.chosen.speedup_measured.value
+    assert f"k = {facts.chosen.lookahead}" in summary.sentence
+    assert "measured" in summary.sentence
+
+
+def test_slower_drafts_mean_do_not_speculate(make_facts: MakeFacts) -> None:
+    summary = summarise(make_facts(speed=0.05, choose=False))
+
+    assert summary.verdict is Verdict.DO_NOT_SPECULATE
+    assert summary.sentence.startswith("Do not speculate: the best of 3 decoded drafts")
+    assert summary.best.shape is None
+    assert summary.best.lookahead == 0
+    assert summary.best.parameters == 0
+    assert summary.best.tokens_per_s.measured == summary.baseline.tokens_per_s
+
+
+def test_prediction_alone_is_not_called_measured(make_facts: MakeFacts) -> None:
+    summary = summarise(make_facts(validated=0))
+
+    assert summary.verdict is Verdict.NOT_VALIDATED
+    assert summary.best.shape is not None
+    assert summary.best.tar.measured is None
+    assert summary.best.tokens_per_s.measured is None
+    assert summary.best.speedup.measured is None
+
+
+def test_nothing_feasible(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    rejected = [record for record in facts.records if not record.scores]
+    summary = summarise(replace(facts, records=rejected, front=[], validated=[], chosen=None))
+
+    assert summary.verdict is Verdict.NOTHING_FEASIBLE
+    assert summary.best.lookahead == 0
+    assert summary.best.tokens_per_s.measured is None
+    assert summary.shapes_evaluated == 0
+    assert summary.failed == len(rejected) == len(summary.failures)
+
+
+def test_failures_are_counted_with_their_reason(make_facts: MakeFacts) -> None:
+    summary = summarise(make_facts())
+
+    assert summary.failed == len(summary.failures) == 3
+    assert summary.failures[0].reason == "build-timeout"
+    assert summary.failures[0].stderr.endswith("boom")
+
+
+def test_unknown_numbers_are_null(make_facts: MakeFacts) -> None:
+    facts = replace(make_facts(), baseline=Figure(float("nan"), Evidence.MEASURED), looping_share=None)
+    content = json.loads(summarise(facts).to_json())
+
+    assert content["baseline"]["tokens_per_s"] is None
+    assert content["looping_share"] is None

@@ -1,0 +1,67 @@
+"""Tiny Hugging Face checkpoints, written by transformers itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+VOCAB = 320
+EOS_TOKEN = "<|end|>"
+EOS_ID = 0
+
+
+def save_llama(
+    folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, shard_size: str | None = None, **overrides: Any
+) -> LlamaForCausalLM:
+    """The random model that was saved: 2 layers, 4 heads of 8 in 2 groups, hidden 32, ffn 48, unless overridden."""
+    settings: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": EOS_ID,
+        "eos_token_id": EOS_ID,
+        "initializer_range": 0.3,  # far from uniform, so that arg-max tokens are well separated
+    }
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**settings | overrides)).to(dtype).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):  # ones would hide a mix-up of the norms
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    model.save_pretrained(folder, **({"max_shard_size": shard_size} if shard_size else {}))
+    return model
+
+
+def save_tokenizer(folder: Path, corpus: tuple[str, ...] = ("def add(a, b):\n    return a + b\n",)) -> Tokenizer:
+    """The byte-level BPE tokenizer that was saved, with `<|end|>` as id 0."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB - 20, special_tokens=[EOS_TOKEN], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS_TOKEN, "eos_token": EOS_TOKEN}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return tokenizer
+
+
+def edit_json(path: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
+    """Change and remove entries of a JSON file."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if name not in remove}))
+
+
+def logits_of(folder: Path, ids: list[int]) -> torch.Tensor:
+    """transformers' fp32 logits `[n, vocab]` of a checkpoint."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0]
