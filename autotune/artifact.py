@@ -9,7 +9,7 @@ It is written beside and renamed into place, verified when it is opened, and not
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter, ValidationError
@@ -96,7 +96,15 @@ class Manifest:
     schema_version: int = MANIFEST_SCHEMA
 
 
+@dataclass(frozen=True)
+class _Versioned:
+    """What the manifest of every schema has, however much else changes."""
+
+    schema_version: int
+
+
 _MANIFEST = TypeAdapter(Manifest)
+_VERSIONED = TypeAdapter(_Versioned)
 
 
 def write_artifact(destination: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Manifest:
@@ -108,7 +116,7 @@ def write_artifact(destination: Path, manifest: Manifest, fill: Callable[[Path],
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         )
-        complete = TypeAdapter(Manifest).validate_python({**vars(manifest), "files": files})
+        complete = replace(manifest, files=files)
         (folder / MANIFEST_FILE).write_bytes(_MANIFEST.dump_json(complete, indent=2))
     return complete
 
@@ -121,8 +129,8 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError:
         raise ArtifactError(f"{folder} is not an artifact: it has no readable {MANIFEST_FILE}") from None
     try:
-        version = TypeAdapter(dict[str, object]).validate_json(text).get("schema_version")
-        if isinstance(version, int) and version > MANIFEST_SCHEMA:
+        version = _VERSIONED.validate_json(text).schema_version
+        if version > MANIFEST_SCHEMA:
             raise ArtifactError(
                 f"{path} has schema {version}, newer than the {MANIFEST_SCHEMA} known here: upgrade draft-autotune"
             )
@@ -141,9 +149,8 @@ def verify_artifact(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     root = folder.resolve()
     for entry in manifest.files:
-        relative = PurePosixPath(entry.path)
-        path = folder / relative
-        if relative.is_absolute() or ".." in relative.parts or not path.resolve().is_relative_to(root):
+        path = folder / entry.path
+        if not _stays_inside(PurePosixPath(entry.path), root):
             raise ArtifactError(f"{folder}: the manifest names {entry.path!r}, which leaves the artifact's folder")
         if not path.is_file():
             raise ArtifactError(f"{folder}: {entry.path} is missing")
@@ -160,3 +167,13 @@ def verify_artifact(folder: Path) -> Manifest:
     if manifest.lookahead and manifest.draft is None:
         raise ArtifactError(f"{folder}: the manifest asks for lookahead {manifest.lookahead} but describes no draft")
     return manifest
+
+
+def _stays_inside(relative: PurePosixPath, root: Path) -> bool:
+    """Whether a manifest's path leads, links followed, to somewhere below the resolved `root`."""
+    if relative.is_absolute() or ".." in relative.parts:
+        return False
+    try:
+        return (root / relative).resolve().is_relative_to(root)
+    except (OSError, RuntimeError, ValueError):  # a circle of links, or a name that no file system allows
+        return False

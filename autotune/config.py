@@ -19,7 +19,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
 
 def parse_duration(text: object) -> float:
     """Seconds of a duration such as `30s`, `2m`, `1h30m`, `250ms`; a bare number is seconds."""
-    if isinstance(text, int | float):
+    if isinstance(text, int | float) and not isinstance(text, bool):
         return float(text)
     written = str(text).strip()
     parts = _DURATION.findall(written)
@@ -35,7 +35,7 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
 Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_split), Field(min_length=1)]
 
@@ -74,7 +74,7 @@ class TuneConfig(BaseModel):
 
     max_memory: ByteSize | None = Field(None, gt=0)
     max_parameters: int | None = Field(None, ge=1)
-    max_latency: Duration | None = None
+    max_latency: Duration | None = Field(None, gt=0)
 
     proxy: Literal["pruned", "elastic"] = "elastic"
     elastic_budget: Duration = 120.0
@@ -83,8 +83,8 @@ class TuneConfig(BaseModel):
     seed: int = 0
     threads: int | None = Field(None, ge=1)
     """Threads of every program; chosen by measuring the target if None."""
-    build_timeout: Duration = 120.0
-    run_timeout: Duration = 60.0
+    build_timeout: Duration = Field(120.0, gt=0)
+    run_timeout: Duration = Field(60.0, gt=0)
     worker_memory: ByteSize | None = Field(None, gt=0)
     """Most memory a build or measurement may take; half of the machine's if None."""
     resume: bool = False

@@ -1,6 +1,6 @@
 """Everything a run needs before the first trial: models, device, traces, the target's latency, the proxy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -17,7 +17,7 @@ from autotune.measure import TargetRequest, measure_target_sandboxed
 from autotune.programs import compile_target
 from autotune.progress import Observer
 from autotune.proxy.base import Axes, Estimator, Preparation, prepare_estimator
-from autotune.recording import Recorder, WorkloadTraces
+from autotune.recording import Recorder, WorkloadTraces, workload_key
 from autotune.results import MeasureSettings, Rejected, TargetLatency
 from autotune.runtime.session import open_session
 from autotune.search_space.constraints import Constraints
@@ -28,6 +28,8 @@ from autotune.weights import random_weights
 
 MOST_CONTEXT_TOKENS = 4096
 """Programs are compiled for the target's context, but for no more than this: their caches are preallocated."""
+MOST_EVICT_BYTES = 256 << 20
+"""Reading more than any cache holds would only cost memory and time."""
 ROLLOUT_SHARE = 0.2
 """Distinct training text, as a share of the training tokens."""
 _THREAD_GAIN = 0.97
@@ -44,6 +46,8 @@ class Request:
     device: Device
     space: SearchSpace
     context_tokens: int
+    workload: str
+    """Content key of the prompts or traces."""
 
     @property
     def training_threads(self) -> int:
@@ -58,6 +62,7 @@ class Request:
             "target_fingerprint": self.target.fingerprint,
             "source_fingerprint": self.source.fingerprint,
             "device_fingerprint": self.device.fingerprint,
+            "workload": self.workload,
         }
 
 
@@ -93,7 +98,12 @@ def resolve(config: TuneConfig) -> Request:
         check_same_tokenizer(target, source)
     space = make_space(source.shape, config.ranges, config.backend, config.precision)
     context = min(target.numerics.context_tokens, source.numerics.context_tokens, MOST_CONTEXT_TOKENS)
-    return Request(config, target, source, device, space, context)
+    if space.max_lookahead + 2 > context:
+        raise BadRequest(f"--lookahead {config.lookahead}: such bursts do not fit into the context of {context} tokens")
+    workload = workload_key(
+        target, config.sampling, config.prompts, config.traces, context_tokens=context, seed=config.seed
+    )
+    return Request(config, target, source, device, space, context, workload)
 
 
 def prepare(request: Request, work: Path, observer: Observer) -> Workbench:
@@ -144,7 +154,7 @@ def measure_target(
             program=str(program),
             small_draft=str(small),
             max_lookahead=request.space.max_lookahead,
-            settings=MeasureSettings(**{**vars(settings), "threads": count}),
+            settings=replace(settings, threads=count),
             sampling=request.config.sampling,
             seed=request.config.seed,
         )
@@ -165,6 +175,7 @@ def record_workload(request: Request, program: Path, threads: int, observer: Obs
         target=request.target,
         settings=config.sampling,
         max_new_tokens=config.max_new_tokens,
+        context_tokens=request.context_tokens,
         seed=config.seed,
         open_model=lambda: open_session(program, threads),
         on_progress=lambda done, total: observer.progress(done / total),
@@ -222,7 +233,7 @@ def search_axes(space: SearchSpace) -> Axes:
 def draft_measuring(latency: TargetLatency, target: Target) -> MeasureSettings:
     """How drafts are measured: as the target was, but behind a read of as many bytes as the target's weights."""
     read_bytes = target.shape.decode_parameters * 4
-    return MeasureSettings(**{**vars(latency.verify.settings), "evict_bytes": read_bytes})
+    return replace(latency.verify.settings, evict_bytes=min(read_bytes, MOST_EVICT_BYTES))
 
 
 def thread_counts(config: TuneConfig, device: Device) -> tuple[int, ...]:

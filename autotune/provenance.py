@@ -1,6 +1,5 @@
 """Where a result came from: versions, command line and revision, as they are written into artifacts and reports."""
 
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -33,10 +32,10 @@ def package_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
     return found
 
 
-def command_line() -> str:
-    """The command of this process, as it could be typed again."""
+def command_words() -> list[str]:
+    """The words of this process's command, its program by name."""
     program, *arguments = sys.argv or [""]
-    return shlex.join([Path(program).name, *arguments])
+    return [Path(program).name, *arguments]
 
 
 def git_revision() -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.cache import cached_folder, content_key
+from autotune.cache import cached_folder, content_key, file_sha256
 from autotune.errors import BadRequest
 from autotune.programs import compile_target
 from autotune.runtime.session import open_session
@@ -44,6 +44,8 @@ class Recorder:
     target: Target
     settings: SamplingSettings
     max_new_tokens: int
+    context_tokens: int
+    """Capacity of the model's program, at which continuations end."""
     seed: int
     open_model: OpenModel
     on_progress: Progress
@@ -53,8 +55,7 @@ class Recorder:
         splits = split_prompts(read_prompts(prompts), self.seed)
         tokenizer = self.target.open_tokenizer()
         train, estimate, validate = (
-            tokenize(part, tokenizer, self.target.numerics.context_tokens)
-            for part in (splits.train, splits.estimate, splits.validate)
+            tokenize(part, tokenizer, self.context_tokens) for part in (splits.train, splits.estimate, splits.validate)
         )
         return WorkloadTraces(
             train=self._with_rollouts(self.record(train), train, rollout_tokens),
@@ -64,10 +65,7 @@ class Recorder:
 
     def from_file(self, path: Path, rollout_tokens: int) -> WorkloadTraces:
         """The splits of traces the user brings; only the rollouts are recorded."""
-        traces = load_traces(path)
-        check_traces(traces, self.target)
-        if traces.settings != self.settings:
-            raise BadRequest(f"{path} was recorded with {traces.settings}: give the same sampling settings to the run")
+        traces = _read_traces(path, self.target, self.settings)
         train, estimate, validate = _deal(traces.items, self.seed, path)
         prompts = [PromptTokens(trace.prompt, trace.category, str(path)) for trace in train]
         return WorkloadTraces(
@@ -86,7 +84,7 @@ class Recorder:
         settings = settings or self.settings
         length = max_new_tokens or self.max_new_tokens
         contents = [(prompt.ids.tolist(), prompt.category) for prompt in prompts]
-        key = content_key(self.target.fingerprint, vars(settings), length, self.seed, contents)
+        key = content_key(self.target.fingerprint, vars(settings), length, self.context_tokens, self.seed, contents)
 
         def make(folder: Path) -> None:
             model = self.open_model()
@@ -105,6 +103,32 @@ class Recorder:
             repeated, SamplingSettings(max(self.settings.temperature, ROLLOUT_TEMPERATURE)), ROLLOUT_TOKENS
         )
         return replace(traces, items=traces.items + rollouts.items)
+
+
+def workload_key(
+    target: Target, settings: SamplingSettings, prompts: str, traces: Path | None, *, context_tokens: int, seed: int
+) -> str:
+    """Content key of the prompts (or traces) a run is to work with; BadRequest where it could not."""
+    if traces is None:
+        texts = read_prompts(prompts)
+        split_prompts(texts, seed)
+        tokens = tokenize(texts, target.open_tokenizer(), context_tokens)
+        return content_key([prompt.ids.tolist() for prompt in tokens])
+    items = _read_traces(traces, target, settings).items
+    _deal(items, seed, traces)
+    longest = max(len(trace.prompt) for trace in items)
+    if longest >= context_tokens:
+        raise BadRequest(f"{traces} has a prompt of {longest} tokens, but the run's context is {context_tokens}")
+    return file_sha256(traces)
+
+
+def _read_traces(path: Path, target: Target, settings: SamplingSettings) -> Traces:
+    """The traces of a file; BadRequest unless they are this target's, drawn with these settings."""
+    traces = load_traces(path)
+    check_traces(traces, target)
+    if traces.settings != settings:
+        raise BadRequest(f"{path} was recorded with {traces.settings}: give the same sampling settings to the run")
+    return traces
 
 
 def _deal(items: Sequence[Trace], seed: int, path: Path) -> tuple[tuple[Trace, ...], ...]:

@@ -9,7 +9,7 @@ from autotune.config import TuneConfig
 from autotune.errors import Interrupted
 from autotune.prepare import Request, Workbench, prepare, resolve
 from autotune.progress import LoggingObserver, Observer
-from autotune.provenance import command_line, package_versions
+from autotune.provenance import command_words, package_versions
 from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, RunSummary
@@ -96,7 +96,7 @@ def _facts(
         trials=len(found.records),
         wall_s=wall_s,
         seed=request.config.seed,
-        command=[command_line()],
+        command=command_words(),
         versions=package_versions(),
         looping_share=bench.traces.estimate.looping_share,
         interrupted=interrupted,

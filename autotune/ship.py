@@ -1,5 +1,6 @@
 """From a validated winner to the artifact on disk; the verdict "do not speculate" ships too."""
 
+import shlex
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from autotune.artifact import (
 )
 from autotune.families import write_checkpoint
 from autotune.prepare import Workbench
-from autotune.provenance import command_line, git_revision
+from autotune.provenance import command_words, git_revision
 from autotune.results import Validated
 from autotune.tokenizer import tokenizer_files
 from autotune.validate import Finalist
@@ -42,7 +43,7 @@ def ship(
         eos_ids=target.eos_ids,
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command_line(),
+            command=shlex.join(command_words()),
             seed=bench.request.config.seed,
             git_revision=git_revision(),
             versions=dict(versions),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,12 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import BadRequest
+from autotune.json_file import read_json
 from autotune.results import TrialRecord
 
 RUN_SCHEMA = 1
+_LOCK_FILE = ".lock"
+_UNFINISHED_RUN_FILE = "run.tmp"
 _RECORD = TypeAdapter(TrialRecord)
 
 
@@ -35,20 +39,31 @@ class RunFolder:
         """The folder for a run that is defined by `identity`, locked against a second process.
 
         A new run needs a folder that is missing or empty; `resume` continues one of equal identity.
-        Raises BadRequest otherwise, and where the folder cannot be written.
+        Raises BadRequest otherwise, before anything is written, and where the folder cannot be written.  A new run
+        that is refused inside the block, before its first record, leaves the folder free for a better request.
         """
         folder = RunFolder(path)
+        written = {"schema_version": RUN_SCHEMA, **identity}
         try:
+            folder._check(written, resume=resume)
             path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path / ".lock")
+            lock = FileLock(path / _LOCK_FILE)
             lock.acquire(timeout=0)
         except Timeout:
             raise BadRequest(f"{path} is in use by another autotune process") from None
         except OSError as error:
             raise BadRequest(f"cannot write the output folder {path}: {error.strerror or error}") from None
+        new = False
         try:
-            folder._claim(identity, resume=resume)
+            folder._check(written, resume=resume)  # again: another process may have come before the lock was ours
+            new = not folder._run_file.exists()
+            if new:
+                folder._write_identity(written)
             yield folder
+        except BadRequest:
+            if new and not folder._trials_file.exists():
+                folder._withdraw()
+            raise
         finally:
             lock.release()
 
@@ -74,20 +89,16 @@ class RunFolder:
         except ValidationError as error:
             raise BadRequest(f"{self._trials_file} is damaged: {error.errors()[0]['msg']}") from None
 
-    def _claim(self, identity: dict[str, Any], *, resume: bool) -> None:
-        written = {"schema_version": RUN_SCHEMA, **identity}
-        others = [entry for entry in self.path.iterdir() if entry.name != ".lock"]
+    def _check(self, written: dict[str, Any], *, resume: bool) -> None:
+        """Raise BadRequest unless the folder is free for, or already holds, the run that `written` identifies."""
         if not self._run_file.exists():
-            if others:
+            left_by_us = {_LOCK_FILE, _UNFINISHED_RUN_FILE}
+            if self.path.is_dir() and any(entry.name not in left_by_us for entry in self.path.iterdir()):
                 raise BadRequest(f"{self.path} is not empty and holds no run: choose another --out")
-            self._write_identity(written)
             return
         if not resume:
             raise BadRequest(f"{self.path} holds a run already: add --resume to continue it, or choose another --out")
-        try:
-            before = json.loads(self._run_file.read_text())
-        except ValueError:
-            raise BadRequest(f"{self._run_file} is damaged: choose another --out") from None
+        before = read_json(self._run_file)
         if before.get("schema_version") != RUN_SCHEMA:
             raise BadRequest(f"{self.path} was written by schema {before.get('schema_version')}, not {RUN_SCHEMA}")
         changed = sorted(key for key in written.keys() | before.keys() if written.get(key) != before.get(key))
@@ -97,9 +108,15 @@ class RunFolder:
                 "repeat its settings to resume it, or choose another --out"
             )
 
+    def _withdraw(self) -> None:
+        """Take away what a new run wrote; only the lock's empty file stays."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for file in (self.study_file, self._run_file):
+            file.unlink(missing_ok=True)
+
     def _write_identity(self, identity: dict[str, Any]) -> None:
         try:
-            beside = self._run_file.with_suffix(".tmp")
+            beside = self.path / _UNFINISHED_RUN_FILE
             beside.write_text(json.dumps(identity, indent=2, sort_keys=True) + "\n")
             beside.rename(self._run_file)
         except OSError as error:

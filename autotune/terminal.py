@@ -6,6 +6,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from autotune.progress import SearchStatus
@@ -59,7 +60,7 @@ class TerminalObserver:
                 self._display.remove_task(self._task)
             self._task = self._display.add_task(title, total=1.0, status="")
         else:
-            self._console.print(f"{title} …")
+            self._console.print(f"{title} …", soft_wrap=True)
         self._title, self._began_s, self._told_s = title, now_s, now_s
 
     def progress(self, fraction: float) -> None:
@@ -72,21 +73,22 @@ class TerminalObserver:
 
     def trial(self, record: TrialRecord, status: SearchStatus) -> None:
         """Print the trial, and where the search stands."""
-        self._console.print(_trial_line(record, status))
+        self._console.print(_trial_line(record, status), soft_wrap=True)
         if self._live and self._task is not None:
             left = f"{status.evaluated}/{status.planned}, front {status.front_size}, {_clock(status.left_s)} left"
             self._display.update(self._task, completed=status.evaluated / status.planned, status=left)
 
     def note(self, text: str) -> None:
         """Print the note."""
-        self._console.print(f"  {text}", markup=False)
+        self._console.print(f"  {text}", markup=False, soft_wrap=True)
 
 
 def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
     count = f"{status.evaluated:>{len(str(status.planned))}}/{status.planned}"
     head = f"  {count} {record.build.shape!s:<22} {record.build.precision.value:<4}"
     if isinstance(record.outcome, Rejected):
-        return f"{head} [red]{record.outcome.reason.value}[/]: {record.outcome.detail}"
+        detail = " ".join(record.outcome.detail.split())
+        return f"{head} [red]{record.outcome.reason.value}[/]: {escape(detail)}"
     fastest = max(record.outcome.scores, key=lambda score: score.tokens_per_s.value)
     best = f"best {describe_score(*status.best)} · " if status.best else ""
     search = f"[dim]{best}front {status.front_size} · {_clock(status.left_s)} left[/]"

@@ -8,11 +8,12 @@ import logging
 import random
 import time
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FixedTrial, TrialState, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from autotune.candidate import Build, Candidate
 from autotune.errors import BadRequest
@@ -24,6 +25,8 @@ from autotune.search_space.space import LOOKAHEAD, Params, SearchSpace
 from autotune.store import RunFolder
 
 _STUDY = "autotune"
+_BUILD = "build"
+"""The trials' attribute that holds the key of their build."""
 _STARTUP_BUILDS = 10
 """Builds drawn at random, after the seeds, before the sampler models anything."""
 _MOST_REPEATS = 8
@@ -90,7 +93,7 @@ class Search:
                 self._observer.note("the time budget is spent")
                 return
             if repeats >= _MOST_REPEATS:
-                self._study.enqueue_trial(self._space.params(self._unknown_candidate()))
+                self._queue(self._unknown_candidate())
                 repeats = 0
             trial = self._study.ask()
             candidate = self._space.suggest(trial)
@@ -116,27 +119,35 @@ class Search:
         return record
 
     def _catch_up(self) -> None:
-        """Bring the study up to date with the records; queue again what a kill cut short, or the seeds at the start."""
-        fresh = not self._study.trials
-        told = set()
-        for trial in self._study.trials:
-            if trial.state == TrialState.RUNNING:
-                self._study.tell(trial.number, state=TrialState.FAIL)
-                if trial.params:
-                    self._study.enqueue_trial(trial.params, skip_if_exists=True)
-            elif "build" in trial.user_attrs:
-                told.add((trial.user_attrs["build"], int(trial.params[LOOKAHEAD])))
+        """Bring the study up to date with the records; queue what a kill cut short, and the seeds not tried yet."""
+        trials = self._study.trials
+        cut_short = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        told = {(trial.user_attrs.get(_BUILD), trial.params.get(LOOKAHEAD), trial.state) for trial in trials}
         for record in self._records:
             for lookahead in self._space.lookahead.values:
-                if (record.build.key(), lookahead) not in told:
+                state, *_ = _study_outcome(record, lookahead)
+                if (record.build.key(), self._space.lookahead.param(lookahead), state) not in told:
                     self._add(record, lookahead)
-        if fresh:
-            for candidate in self._space.seeds():
-                self._study.enqueue_trial(self._space.params(candidate), skip_if_exists=True)
+        waiting = {trial.user_attrs.get(_BUILD) for trial in trials if trial.state == TrialState.WAITING}
+        for candidate in [*self._proposals(cut_short), *self._space.seeds()]:
+            if candidate.build.key() not in self._known.keys() | waiting:
+                self._queue(candidate)
+                waiting.add(candidate.build.key())
+        for trial in cut_short:
+            self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def _proposals(self, trials: Iterable[FrozenTrial]) -> Iterator[Candidate]:
+        """The candidates of trials that were proposed in full."""
+        names = self._space.params(self._space.seeds()[0]).keys()
+        return (self._space.suggest(FixedTrial(trial.params)) for trial in trials if trial.params.keys() == names)
+
+    def _queue(self, candidate: Candidate) -> None:
+        """Have the study propose this candidate next, behind what is queued already."""
+        self._study.enqueue_trial(self._space.params(candidate), user_attrs={_BUILD: candidate.build.key()})
 
     def _tell(self, trial: optuna.Trial, record: TrialRecord, lookahead: int) -> None:
         """Tell the asked trial what its build is worth at its lookahead."""
-        trial.set_user_attr("build", record.build.key())
+        trial.set_user_attr(_BUILD, record.build.key())
         state, values, constraints = _study_outcome(record, lookahead)
         for name, excess in constraints.items():
             trial.set_constraint(name, excess)
@@ -157,7 +168,7 @@ class Search:
                 values=values,
                 params=params,
                 distributions=self._distributions(params),
-                user_attrs={"build": record.build.key()},
+                user_attrs={_BUILD: record.build.key()},
                 constraints=constraints,
             )
         )

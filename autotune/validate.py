@@ -87,12 +87,12 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
 
 def _finish(bench: Workbench, record: TrialRecord, observer: Observer) -> ModelWeights:
     """The record's draft, distilled a little longer on the training traces; the better of before and after."""
-    from autotune.proxy.finish import finish  # torch: loaded only when it is needed
-
     config = bench.request.config
     weights = bench.estimator.weights(record.build.shape)
     if not config.finish:
         return weights
+    from autotune.proxy.finish import finish  # torch: loaded only when it is needed
+
     observer.phase(f"Finishing {record.build}")
     finished = finish(
         weights,

@@ -2,7 +2,8 @@
 
 Precision int8 stores every matrix but the embedding as int8 with one scale per output channel, and quantises
 activations at run time with one scale per *call*: logits may therefore depend, slightly, on how many tokens share a
-call.  That is harmless for a draft, whose proposals are verified; a target must be fp32.
+call.  That is harmless for a draft, whose proposals are verified; a target must be fp32.  (MatMulNBits with 8 bits, the
+alternative, was as exact on trained weights, within 15 % of the speed at one token, and half as fast at nine.)
 """
 
 from collections.abc import Mapping

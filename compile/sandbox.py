@@ -198,7 +198,7 @@ class _Worker:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for member in self._members:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 member.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(KILL_WAIT_S)
@@ -218,11 +218,11 @@ class _Worker:
         """Resident memory of the worker and its children."""
         total = 0
         for member in self._members:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 total += member.memory_info().rss
         return total
 
     def _list_children(self) -> None:
         worker = self._members[0]
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             self._members = [worker, *worker.children(recursive=True)]

@@ -17,6 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from autotune.errors import ArtifactError
 from autotune.program import Program
+from autotune.runtime.huge_pages import huge_pages
 from autotune.runtime.session import Tokens
 
 MODEL_FILE = "model.onnx"
@@ -52,14 +53,13 @@ class OrtSession:
     def __init__(self, folder: Path, program: Program, threads: int):
         self.program = program
         self._session = _open(folder, threads)
-        shape, capacity = program.shape, program.capacity_tokens
-        self._tokens = np.zeros(capacity, np.int64)
+        self._tokens = np.zeros(program.capacity_tokens, np.int64)
         self._last_position = np.zeros(1, np.int32)
         self._total_tokens = np.zeros((), np.int32)
         self._cache = {
-            f"{index}.{part}": np.zeros((1, shape.kv_heads, capacity, shape.head_dim), np.float32)
-            for index in range(shape.layers)
-            for part in ("key", "value")
+            value.name.removeprefix("past."): np.zeros(value.shape, np.float32)
+            for value in self._session.get_inputs()
+            if value.name.startswith("past.")
         }
         self._cached_tokens = 0
         self._kept: dict[tuple[str, int], _Bound] = {}
@@ -162,7 +162,8 @@ def _open(folder: Path, threads: int) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"])
+        with huge_pages():
+            return onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"])
     except _LOAD_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(f"{folder} cannot be loaded by ONNX Runtime: {reason}") from error

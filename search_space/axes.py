@@ -7,6 +7,9 @@ from typing import Protocol
 
 from autotune.errors import BadRequest
 
+MOST_VALUES = 100_000
+"""Values of one axis; a range of more is a slip of the keyboard."""
+
 
 class Trial(Protocol):
     """What this package needs of an Optuna trial."""
@@ -63,6 +66,8 @@ def parse_axis(name: str, text: str, *, smallest: int = 1) -> Axis:
                 raise BadRequest(hint)
             if low > high:
                 raise BadRequest(f"--{name} {text}: the range is empty, {low} is more than {high}")
+            if (high - low) // step >= MOST_VALUES:
+                raise BadRequest(f"--{name} {text}: the range has more than {MOST_VALUES} values")
             values = tuple(range(low, high + 1, step))
         else:
             values = tuple(sorted({int(part) for part in text.split(",")}))

@@ -138,8 +138,8 @@ def make_space(
         ffn=_axis("ffn", ranges.ffn, default_ffn(source), source.ffn),
         hidden=_axis("hidden", ranges.hidden, default_hidden(source), source.hidden),
         lookahead=Axis(LOOKAHEAD, tuple(k for k in lookahead.values if k)),
-        backends=backends,
-        precisions=precisions,
+        backends=tuple(dict.fromkeys(backends)),
+        precisions=tuple(dict.fromkeys(precisions)),
     )
 
 
@@ -169,8 +169,10 @@ def _attention(ranges: Ranges, source: DraftShape) -> tuple[tuple[int, int], ...
         if heads is None or kv * size in heads
     )
     if not pairs:
+        asked = {"--heads": ranges.heads, "--kv-heads": ranges.kv_heads}
+        flags = " ".join(f"{flag} {text}" for flag, text in asked.items() if text is not None)
         raise BadRequest(
-            f"--heads {ranges.heads} and --kv-heads {ranges.kv_heads} do not divide into groups of at most {group}, "
+            f"{flags}: the heads do not divide into groups of at most {group}, "
             f"the source's ({source.heads} heads, {source.kv_heads} kv heads)"
         )
     if kv_heads is None:  # the most kv heads for each number of heads: the least is lost

@@ -73,9 +73,13 @@ def _continuations(model: LlamaForCausalLM, tokenizer: Tokenizer, prompts: Seque
     """Greedy continuations, each up to its end token; all prompts are cut to one length, so none is padded."""
     length = min(_LOOP_PROMPT_TOKENS, model.config.max_position_embeddings // 2)
     tokens = min(_LOOP_TOKENS, model.config.max_position_embeddings - length)
-    rows = [ids[-length:] for prompt in prompts if len(ids := tokenizer.encode(prompt).ids) >= length]
+    encoded = (tokenizer.encode(prompt).ids for prompt in prompts)
+    rows = [prompt[-length:] for prompt in encoded if len(prompt) >= length]
     if not rows:
         return []
-    generated = model.generate(torch.tensor(rows, device=model.device), do_sample=False, max_new_tokens=tokens)
+    ids = torch.tensor(rows, device=model.device)
+    generated = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=END_ID
+    )
     continuations = generated[:, length:].tolist()
     return [ids[: ids.index(END_ID)] if END_ID in ids else ids for ids in continuations]

@@ -66,10 +66,7 @@ def calibrate(source: ModelWeights, sequences: Sequence[TokenIds]) -> Importance
     with torch.inference_mode():
         for sequence in sequences:
             hidden_states(network, torch.from_numpy(sequence.astype(np.int64))[None], observe=seen.add)
-    layers = tuple(
-        _layer_importance(source, index, np.sqrt(seen.mean(f"layers.{index}.ffn.channels")))
-        for index in range(shape.layers)
-    )
+    layers = tuple(_layer_importance(source, index, seen) for index in range(shape.layers))
     norms = [f"layers.{index}.{block}.in" for index in range(shape.layers) for block in ("attn", "ffn")]
     hidden = np.sum([seen.mean(f"{name}|normed") for name in norms], axis=0)
     return Importance(layers, hidden, np.stack([seen.mean(name) for name in [*norms, "out"]]))
@@ -96,23 +93,27 @@ class _Sums:
 
     def mean(self, name: str) -> FloatArray:
         """Mean over all positions `[units]`."""
-        return (self.sums[name] / self.positions).numpy()
+        mean: FloatArray = (self.sums[name] / self.positions).numpy()
+        return mean
 
     def _accumulate(self, name: str, total: Tensor) -> None:
         self.sums[name] = self.sums[name] + total if name in self.sums else total
 
 
-def _layer_importance(source: ModelWeights, index: int, channel_norms: FloatArray) -> LayerImportance:
+def _layer_importance(source: ModelWeights, index: int, seen: _Sums) -> LayerImportance:
     shape = source.shape
 
     def row_norms(name: str, heads: int) -> FloatArray:
-        return np.linalg.norm(source.layer(index, name).reshape(heads, -1), axis=1)
+        norms: FloatArray = np.linalg.norm(source.layer(index, name).reshape(heads, -1), axis=1)
+        return norms
 
     outputs = source.layer(index, "attn.o").reshape(shape.hidden, shape.heads, shape.head_dim)
     heads = row_norms("attn.q", shape.heads) + np.linalg.norm(outputs, axis=(0, 2))
     kv_heads = row_norms("attn.k", shape.kv_heads) + row_norms("attn.v", shape.kv_heads)
     kv_heads = kv_heads + heads.reshape(shape.kv_heads, -1).sum(axis=1)
-    channels = channel_norms * np.linalg.norm(source.layer(index, "ffn.down"), axis=0)
+    channels = np.sqrt(seen.mean(f"layers.{index}.ffn.channels")) * np.linalg.norm(
+        source.layer(index, "ffn.down"), axis=0
+    )
     return LayerImportance(heads, kv_heads, channels)
 
 

@@ -6,14 +6,14 @@ traces, so that all shapes recover together (slimmable networks, Yu et al. 1812.
 1908.09791).
 """
 
-import logging
+import shutil
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
+from torch import Tensor
 
 from autotune.cache import new_folder
 from autotune.candidate import DraftShape
@@ -21,18 +21,17 @@ from autotune.errors import BadRequest
 from autotune.proxy.base import Axes, Preparation
 from autotune.proxy.batches import Batches
 from autotune.proxy.criteria import Importance, calibrate
-from autotune.proxy.network import Network, Part, network_of
+from autotune.proxy.holdout import split_held_out
+from autotune.proxy.network import Network, network_of
+from autotune.proxy.parts import budget_s, budget_tokens, draw_part, mean_parameters
 from autotune.proxy.prune import calibration_sequences
 from autotune.proxy.training import Progress, Recipe, part_loss, torch_threads, train
-from autotune.proxy.units import check_inside, pick_layers, prefix, select
+from autotune.proxy.units import check_inside, prefix, select
 from autotune.traces import Traces
 from autotune.weights import ModelWeights
 from autotune.weights_io import load_weights, save_weights
 
-logger = logging.getLogger(__name__)
-
-REFERENCE_FLOPS = 16e9
-"""Training arithmetic per second of the reference core that budgets in seconds are converted with."""
+ELASTIC_RECIPE = Recipe(learning_rate=3e-3)
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,7 @@ class ElasticSettings:
     tokens: int
     """Training tokens (see `budget_tokens`)."""
     seed: int = 0
-    whole_width_share: float = 0.4
-    """Share of steps at full width and random depth: the shapes that win most often deserve most training."""
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = ELASTIC_RECIPE
     threads: int = 1
 
 
@@ -85,46 +82,10 @@ class ElasticSource:
         return ElasticSource(load_weights(folder), _REPORT.validate_json((folder / "elastic.json").read_bytes()))
 
 
-def budget_tokens(budget_s: float, parameters: float) -> int:
-    """Training tokens that `budget_s` seconds on the reference core buy, for sub-networks of `parameters` on average.
-
-    A pass forward and back takes 6 operations per parameter and token (Kaplan et al. 2001.08361).  The number
-    depends on nothing measured: a slower or loaded machine takes longer and gets the same result.
-    """
-    return int(budget_s * REFERENCE_FLOPS / (6 * parameters))
-
-
-def mean_parameters(
-    source: DraftShape, axes: Axes, whole_width_share: float = ElasticSettings.whole_width_share
-) -> float:
-    """Parameters a training step computes with, on average over the sub-shapes it draws (embedding look-up excluded)."""
-    depth = float(np.mean(axes.layers))
-    widest = depth * replace(source, layers=1).layer_parameters + source.vocab * source.hidden
-    narrow = [
-        depth * shape.layer_parameters + shape.vocab * shape.hidden
-        for heads, kv_heads in axes.heads
-        for ffn in axes.ffn
-        for hidden in axes.hidden
-        for shape in [replace(source, heads=heads, kv_heads=kv_heads, ffn=ffn, hidden=hidden)]
-    ]
-    return whole_width_share * widest + (1 - whole_width_share) * float(np.mean(narrow))
-
-
 def order(source: ModelWeights, importance: Importance) -> ModelWeights:
     """The same function with every layer's heads and channels, and the hidden dimensions, the most important first."""
     layers = [importance.best(layer, source.shape) for layer in range(source.shape.layers)]
     return select(source, layers, importance.best_hidden(source.shape.hidden))
-
-
-def draw_part(source: DraftShape, axes: Axes, settings: ElasticSettings, step: int) -> Part:
-    """The sub-network a training step works on: a function of the seed and the step."""
-    rng = np.random.default_rng([settings.seed, step, 1])
-    layers = pick_layers(source.layers, int(rng.choice(axes.layers)))
-    heads, kv_heads = axes.heads[rng.integers(len(axes.heads))]
-    part = Part(layers, heads, kv_heads, int(rng.choice(axes.ffn)), int(rng.choice(axes.hidden)))
-    if rng.random() < settings.whole_width_share:
-        return replace(part, heads=source.heads, kv_heads=source.kv_heads, ffn=source.ffn, hidden=source.hidden)
-    return part
 
 
 def train_elastic(
@@ -137,29 +98,24 @@ def train_elastic(
 ) -> ElasticSource:
     """The source, ordered and trained on the traces; continues a training that `work_folder` holds the start of."""
     _check_axes(source.shape, axes)
-    steps = settings.tokens // settings.recipe.batch_tokens
+    recipe, temperature = settings.recipe, traces.settings.temperature
+    steps = settings.tokens // recipe.batch_tokens
     if steps < 1:
-        raise BadRequest(
-            f"the elastic budget buys {settings.tokens} training tokens, less than one step of "
-            f"{settings.recipe.batch_tokens}: give at least "
-            f"{_smallest_budget_s(source.shape, axes, settings):.2g} s"
-        )
+        least_s = budget_s(recipe.batch_tokens, mean_parameters(source.shape, axes))
+        raise BadRequest(f"the elastic budget is less than one training step: give at least {least_s:.2g} s")
     began = time.perf_counter()
+    learned, _ = split_held_out(traces)
     with torch_threads(settings.threads):
-        ordered = order(source, calibrate(source, calibration_sequences(traces)))
+        ordered = order(source, calibrate(source, calibration_sequences(learned)))
         network = network_of(ordered, trainable=True)
-        batches = Batches(traces.items, traces.settings, settings.recipe.batch_tokens, settings.seed)
-        trained = train(
-            network,
-            lambda step: part_loss(
-                network, batches.at(step), draw_part(source.shape, axes, settings, step), traces.settings.temperature
-            ),
-            steps,
-            settings.recipe,
-            work_folder=work_folder,
-            on_progress=on_progress,
-        )
-    report = ElasticReport(steps * settings.recipe.batch_tokens, time.perf_counter() - began, trained.diverged_at_step)
+        batches = Batches(learned.items, traces.settings, recipe.batch_tokens, settings.seed)
+
+        def loss_at(step: int) -> Tensor:
+            part = draw_part(source.shape, axes, settings.seed, step)
+            return part_loss(network, batches.at(step), part, temperature)
+
+        trained = train(network, loss_at, steps, recipe, work_folder=work_folder, on_progress=on_progress)
+    report = ElasticReport(steps * recipe.batch_tokens, time.perf_counter() - began, trained.diverged_at_step)
     return ElasticSource(Network(source.shape, source.numerics, trained.tensors).to_weights(), report)
 
 
@@ -176,21 +132,15 @@ def prepare_elastic(preparation: Preparation) -> ElasticSource:
     )
     with new_folder(kept) as folder:
         trained.save(folder)
+    shutil.rmtree(work, ignore_errors=True)  # the checkpoint has served its purpose
     return trained
 
 
-def _smallest_budget_s(source: DraftShape, axes: Axes, settings: ElasticSettings) -> float:
-    return (
-        6 * mean_parameters(source, axes, settings.whole_width_share) * settings.recipe.batch_tokens / REFERENCE_FLOPS
-    )
-
-
 def _check_axes(source: DraftShape, axes: Axes) -> None:
-    for values, name in ((axes.layers, "layers"), (axes.heads, "heads"), (axes.ffn, "ffn"), (axes.hidden, "hidden")):
+    """Raise BadRequest unless every value of every axis fits into the source."""
+    for name, values in vars(axes).items():
         if not values:
             raise BadRequest(f"there is no value of {name} to train: widen the search space")
     for heads, kv_heads in axes.heads:
-        for ffn, hidden in ((max(axes.ffn), max(axes.hidden)),):
-            check_inside(
-                source, replace(source, layers=max(axes.layers), heads=heads, kv_heads=kv_heads, ffn=ffn, hidden=hidden)
-            )
+        largest = replace(source, layers=max(axes.layers), ffn=max(axes.ffn), hidden=max(axes.hidden))
+        check_inside(source, replace(largest, heads=heads, kv_heads=kv_heads))

@@ -1,12 +1,12 @@
 """The differentiable LLaMA forward pass: one implementation for calibration, training and scoring.
 
-A `Part` names a sub-network by prefixes: the first kv heads, the first query heads of each, the first channels and
-hidden dimensions of some layers.  Computing with a part reads views of the whole model's tensors, so one set of
-tensors serves every shape, and gradients flow back into it.
+Computing with a `Part` (the first kv heads, the first query heads of each, the first channels and hidden dimensions
+of some layers) reads views of the whole model's tensors, so one set of tensors serves every shape, and gradients flow
+back into it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,38 +14,12 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
 
 from autotune.candidate import DraftShape
+from autotune.proxy.parts import Part, whole_part
 from autotune.weights import ModelWeights, Numerics, weight_shapes
 
 Observer = Callable[[str, Tensor], None]
 """Called with the name and value of an activation: `layers.I.attn.in`, `layers.I.ffn.in` (residual stream before the
 norm), `layers.I.ffn.channels`, and `out` (residual stream before the last norm)."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A sub-network: the layers used, in order, and how many of each layer's units (always the first ones)."""
-
-    layers: tuple[int, ...]
-    heads: int
-    kv_heads: int
-    ffn: int
-    hidden: int
-
-    def shape(self, whole: DraftShape) -> DraftShape:
-        """The architecture of this part of a model of shape `whole`."""
-        return replace(
-            whole,
-            layers=len(self.layers),
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            ffn=self.ffn,
-            hidden=self.hidden,
-        )
-
-
-def whole_part(shape: DraftShape) -> Part:
-    """The part that is the model itself."""
-    return Part(tuple(range(shape.layers)), shape.heads, shape.kv_heads, shape.ffn, shape.hidden)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def _trace_acceptance(logits: Tensor, trace: Trace, settings: SamplingSettings) 
     if not torch.isfinite(logits.sum(dim=-1) + best).all():
         raise NotANumber("the draft's logits are NaN or infinite")
     if settings.greedy:
-        return (arg_max.numpy() == trace.continuation).astype(np.float64)
+        agrees: Vector = (arg_max.numpy() == trace.continuation).astype(np.float64)
+        return agrees
     probabilities = distribution(logits.numpy(), settings)
     own = np.take_along_axis(probabilities, trace.continuation[:, None].astype(np.int64), -1)[:, 0]
     with np.errstate(divide="ignore"):  # a token the draft never draws has log-probability -inf

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from autotune.errors import TrainingDiverged
 from autotune.proxy.batches import Batch
-from autotune.proxy.network import Network, Part, head_logits, hidden_states
+from autotune.proxy.network import Network, head_logits, hidden_states
+from autotune.proxy.parts import Part
 from autotune.tensor_file import open_tensors, write_tensors
 
 logger = logging.getLogger(__name__)

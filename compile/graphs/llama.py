@@ -15,6 +15,7 @@ Outputs: `logits` `[1, n, vocab]` float32, `argmax` `[1, n]` int64 (the first of
 `present.I.value`, to be bound to the same memory as `past.I.…`: the cache is then updated in place, never copied.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -27,7 +28,7 @@ from onnx import TensorProto, helper
 from autotune.candidate import DraftShape, Precision
 from autotune.compile.graphs.external_data import ExternalData
 from autotune.compile.graphs.head_alignment import aligned_heads
-from autotune.quantization import is_quantised, quantise
+from autotune.quantization import quantise
 from autotune.weights import FloatArray, ModelWeights, Numerics
 
 GRAPH_VERSION = "1"
@@ -60,106 +61,110 @@ def llama_graph(
 
 
 def rotary_caches(numerics: Numerics, head_dim: int, positions: int) -> tuple[FloatArray, FloatArray]:
-    """Cosines and sines `[positions, head_dim / 2]`; dimension i is rotated together with i + head_dim / 2."""
-    frequencies = 1.0 / numerics.rope_theta ** (np.arange(0, head_dim, 2) / head_dim)
-    angles = np.outer(np.arange(positions), frequencies)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    """Cosines and sines `[positions, head_dim / 2]`; dimension i is rotated together with i + head_dim / 2.
+
+    Angles are rounded to float32 as transformers does: both are then off by the same, up to 5e-4 at position 10,000.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = 1 / np.float32(numerics.rope_theta) ** exponents
+    angles = np.outer(np.arange(positions, dtype=np.float32), frequencies)
+    return np.cos(angles), np.sin(angles)
 
 
 class _GraphWriter:
-    """Nodes and initialisers in the making; each method adds some and returns the name of their result."""
+    """Nodes and initialisers in the making; each method adds some and returns the name of their first result."""
 
-    def __init__(self, precision: Precision, data: ExternalData):
+    def __init__(self, model: ModelWeights, precision: Precision, data: ExternalData):
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self._model = model
         self._precision = precision
         self._data = data
 
-    def decoder(self, weights: ModelWeights, capacity_tokens: int) -> None:
-        """Everything from `tokens` to `argmax`."""
-        cosines, sines = rotary_caches(weights.numerics, weights.shape.head_dim, capacity_tokens)
-        self._constant("rotary.cosines", cosines)
-        self._constant("rotary.sines", sines)
-        residual = self._node("Gather", [self._constant("embed", weights.arrays["embed"]), "tokens"], ["embedded"])
+    def decoder(self, head_dim: int, capacity_tokens: int) -> None:
+        """Everything from `tokens` to `argmax`; head_dim: the model's own, before its heads were aligned."""
+        self._rotary(head_dim, capacity_tokens)
+        residual = self._node("Gather", [self._weight("embed"), "tokens"], ["embed.output"])
         normed = self._node(
             "SimplifiedLayerNormalization",
-            [residual, self._constant("layers.0.attn.norm", weights.layer(0, "attn.norm"))],
-            ["layers.0.attn.input"],
+            [residual, self._weight("layers.0.attn.norm")],
+            ["layers.0.attn.norm.output"],
             axis=-1,
-            epsilon=weights.numerics.norm_eps,
+            epsilon=self._model.numerics.norm_eps,
         )
-        for index in range(weights.shape.layers):
-            normed, residual = self._layer(index, weights, normed, residual)
-        logits = self._linear(normed, "head", [weights.arrays["head"]], output="logits")
-        self._node("ArgMax", [logits], ["argmax"], axis=-1, keepdims=0)
+        for index in range(self._model.shape.layers):
+            prefix = f"layers.{index}"
+            attended = self._attention(index, normed, 1 / math.sqrt(head_dim))
+            normed, residual = self._add_and_norm(attended, residual, f"{prefix}.ffn.norm")
+            last = index + 1 == self._model.shape.layers
+            next_norm = "norm" if last else f"layers.{index + 1}.attn.norm"
+            normed, residual = self._add_and_norm(self._ffn(prefix, normed), residual, next_norm)
+        self._linear(normed, "head", output="logits")
+        self._node("ArgMax", ["logits"], ["argmax"], axis=-1, keepdims=0)
 
-    def _layer(self, index: int, weights: ModelWeights, normed: str, residual: str) -> tuple[str, str]:
-        """Layer `index`: the normed input of what follows it, and the residual stream behind it."""
-        prefix = f"layers.{index}"
+    def _rotary(self, head_dim: int, capacity_tokens: int) -> None:
+        """Adds the constants `rotary.cosines` and `rotary.sines`, as wide as the aligned heads."""
+        added = (self._model.shape.head_dim - head_dim) // 2
+        cosines, sines = rotary_caches(self._model.numerics, head_dim, capacity_tokens)
+        self._constant("rotary.cosines", np.pad(cosines, ((0, 0), (0, added))))
+        self._constant("rotary.sines", np.pad(sines, ((0, 0), (0, added))))
 
-        def linear(value: str, name: str, *parts: str) -> str:
-            return self._linear(value, f"{prefix}.{name}", [weights.layer(index, part) for part in parts])
-
-        packed = linear(normed, "attn.qkv", "attn.q", "attn.k", "attn.v")
-        attended = self._attention(index, weights.shape, packed)
-        normed, residual = self._add_and_norm(
-            linear(attended, "attn.o", "attn.o"), residual, f"{prefix}.ffn.norm", weights
-        )
-        packed = linear(normed, "ffn.gate_up", "ffn.gate", "ffn.up")
-        gate, up = f"{prefix}.ffn.gate", f"{prefix}.ffn.up"
-        self._node("Split", [packed], [gate, up], axis=-1, num_outputs=2)
-        # QuickGelu with alpha = 1 is x · sigmoid(x), the SiLU, as one fused node.
-        gated = self._node("QuickGelu", [gate], [f"{gate}.silu"], _MICROSOFT, alpha=1.0)
-        product = self._node("Mul", [gated, up], [f"{prefix}.ffn.product"])
-        last = index + 1 == weights.shape.layers
-        next_norm = "norm" if last else f"layers.{index + 1}.attn.norm"
-        return self._add_and_norm(linear(product, "ffn.down", "ffn.down"), residual, next_norm, weights)
-
-    def _attention(self, index: int, shape: DraftShape, packed: str) -> str:
-        """Rotates queries and keys, appends keys and values to the cache, attends; `packed` holds q, k and v."""
-        cache = [f"{index}.key", f"{index}.value"]
-        return self._node(
+    def _attention(self, index: int, normed: str, scale: float) -> str:
+        """Attention of layer `index`: rotates queries and keys, appends keys and values to the cache, attends."""
+        prefix, cache = f"layers.{index}.attn", (f"{index}.key", f"{index}.value")
+        packed = self._linear(normed, f"{prefix}.q", f"{prefix}.k", f"{prefix}.v", output=f"{prefix}.qkv")
+        past = [f"past.{name}" for name in cache]
+        present = [f"present.{name}" for name in cache]
+        positions = ["seqlens_k", "total_sequence_length", "rotary.cosines", "rotary.sines"]
+        attended = self._node(
             "GroupQueryAttention",
-            [
-                packed,
-                "",
-                "",
-                *(f"past.{name}" for name in cache),
-                "seqlens_k",
-                "total_sequence_length",
-                "rotary.cosines",
-                "rotary.sines",
-            ],
-            [f"layers.{index}.attn.output", *(f"present.{name}" for name in cache)],
+            [packed, "", "", *past, *positions],
+            [f"{prefix}.output", *present],
             _MICROSOFT,
-            num_heads=shape.heads,
-            kv_num_heads=shape.kv_heads,
+            num_heads=self._model.shape.heads,
+            kv_num_heads=self._model.shape.kv_heads,
+            scale=scale,
             do_rotary=1,
             rotary_interleaved=0,
         )
+        return self._linear(attended, f"{prefix}.o", output=f"{prefix}.projected")
 
-    def _add_and_norm(self, value: str, residual: str, norm: str, weights: ModelWeights) -> tuple[str, str]:
+    def _ffn(self, prefix: str, normed: str) -> str:
+        """The SwiGLU network of the layer `prefix`."""
+        gate, up = f"{prefix}.ffn.gate", f"{prefix}.ffn.up"
+        packed = self._linear(normed, gate, up, output=f"{prefix}.ffn.gate_up")
+        self._node("Split", [packed], [f"{gate}.output", f"{up}.output"], axis=-1, num_outputs=2)
+        # QuickGelu with alpha = 1 is x · sigmoid(x), the SiLU, as one fused node.
+        silu = self._node("QuickGelu", [f"{gate}.output"], [f"{gate}.silu"], _MICROSOFT, alpha=1.0)
+        product = self._node("Mul", [silu, f"{up}.output"], [f"{prefix}.ffn.product"])
+        return self._linear(product, f"{prefix}.ffn.down", output=f"{prefix}.ffn.output")
+
+    def _add_and_norm(self, value: str, residual: str, norm: str) -> tuple[str, str]:
         """The normed sum of `value` and `residual`, and the sum itself."""
         normed, total = f"{norm}.output", f"{norm}.residual"
-        gain = self._constant(norm, weights.arrays[norm])
         self._node(
             "SkipSimplifiedLayerNormalization",
-            [value, residual, gain],
+            [value, residual, self._weight(norm)],
             [normed, "", "", total],
             _MICROSOFT,
-            epsilon=weights.numerics.norm_eps,
+            epsilon=self._model.numerics.norm_eps,
         )
         return normed, total
 
-    def _linear(self, value: str, name: str, parts: Sequence[FloatArray], output: str = "") -> str:
-        """`value · [parts]ᵀ`, the parts `[out, in]` stacked along their outputs; stored `[in, out]` as MatMul wants."""
-        output = output or f"{name}.output"
-        if self._precision is Precision.FP32 or not is_quantised(name):
-            return self._node("MatMul", [value, self._constant(name, _stacked_columns(parts))], [output])
+    def _linear(self, value: str, *names: str, output: str) -> str:
+        """`value` times the transposed weights `names` (`[out, in]` each), their outputs side by side."""
+        parts = [self._model.arrays[name] for name in names]
+        name = f"{output}.weight"
+        if self._precision is Precision.FP32:
+            return self._node("MatMul", [value, self._constant(name, _side_by_side(parts))], [output])
         quantised = [quantise(part) for part in parts]
-        values = self._constant(f"{name}.int8", _stacked_columns([part.values for part in quantised]))
-        scales = self._constant(f"{name}.scales", np.concatenate([part.scales for part in quantised]))
+        values = self._constant(name, _side_by_side([part.values for part in quantised]))
+        scales = self._constant(f"{output}.scales", np.concatenate([part.scales for part in quantised]))
         return self._node("DynamicQuantizeMatMul", [value, values, scales], [output], _MICROSOFT)
+
+    def _weight(self, name: str) -> str:
+        """The canonical weight as it is."""
+        return self._constant(name, self._model.arrays[name])
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> str:
         self.initializers.append(self._data.append(name, array))
@@ -175,7 +180,7 @@ class _GraphWriter:
         return outputs[0]
 
 
-def _stacked_columns(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def _side_by_side(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """The transposes of the `[out, in]` parts side by side: `[in, sum of outs]`, in one pass over memory."""
     stacked = np.empty((parts[0].shape[1], sum(part.shape[0] for part in parts)), parts[0].dtype)
     column = 0

@@ -27,6 +27,7 @@ LENGTH = 30
 SHAPES = {
     "grouped": DraftShape(layers=2, heads=4, kv_heads=2, head_dim=32, hidden=64, ffn=88, vocab=317),
     "multi-head": DraftShape(layers=1, heads=3, kv_heads=3, head_dim=64, hidden=96, ffn=176, vocab=250),
+    "odd-head": DraftShape(layers=2, heads=4, kv_heads=2, head_dim=6, hidden=36, ffn=20, vocab=33),
     "multi-query": DraftShape(layers=3, heads=5, kv_heads=1, head_dim=32, hidden=40, ffn=56, vocab=101),
 }
 
@@ -94,11 +95,6 @@ class BackendConformance:
         assert program.numerics == weights.numerics
         assert program.versions == dict(load_backend(self.backend).versions())
         assert built.build_s > 0
-
-    def test_building_twice_writes_the_same_files(self, grouped: Compiled, tmp_path: Path) -> None:
-        build_program(self.backend, grouped.weights, Precision.FP32, CAPACITY, tmp_path)
-        for path in grouped.folder.iterdir():
-            assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
     def test_prefill(self, compiled: Compiled, session: Session) -> None:
         assert_close(session.logits(compiled.tokens, 0), compiled.expected)

@@ -88,10 +88,25 @@ def print_much(megabytes: int) -> str:
     line = "x" * 1023 + "\n"
     for _ in range(megabytes * 1024):
         sys.stderr.write(line)
-    print('{"value": "forged"}')
+    sys.stdout.write('{"value": "forged"}\n')
     os.write(1, b'{"value": "forged"}\n')
     sys.stderr.write("the last line\n")
     return "genuine"
+
+
+def print_much_and_fail(megabytes: int) -> None:
+    print_much(megabytes)
+    raise ValueError("after all that")
+
+
+def lock_is_free(path: str) -> bool:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def long_answer(size: int) -> str:

@@ -1,0 +1,184 @@
+"""What this machine and this environment offer, and what is wrong with them; the command line prints it."""
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from autotune.cache import cache_bytes, cache_root
+from autotune.compile.base import BACKENDS, load_backend
+from autotune.devices import DEVICES, find_device
+from autotune.errors import BadRequest
+
+DISTRIBUTION = "draft-autotune"
+
+_ORT_FLAVOURS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")
+_NVIDIA_SMI_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class PackageFinding:
+    """A package this one requires: what is installed, and whether that will do."""
+
+    name: str
+    required: str
+    installed: str | None
+    """Its version; None if it is missing."""
+    fits: bool
+
+
+@dataclass(frozen=True)
+class BackendFinding:
+    """A compiler backend, and why it cannot be used (None: it can)."""
+
+    name: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class DeviceFinding:
+    """A device, and why nothing can be tuned on it (None: it can)."""
+
+    kind: str
+    name: str
+    cores: int | None
+    memory_bytes: int | None
+    features: tuple[str, ...]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything `autotune doctor` shows."""
+
+    version: str | None
+    """Of this package; None in a checkout that is not installed."""
+    python: str
+    platform: str
+    packages: tuple[PackageFinding, ...]
+    backends: tuple[BackendFinding, ...]
+    devices: tuple[DeviceFinding, ...]
+    cache: Path
+    cache_bytes: int
+    free_bytes: int
+    """Free space on the cache's disk."""
+    problems: tuple[str, ...]
+    """What is wrong, each with its remedy; empty if all is well."""
+
+
+def examine() -> Diagnosis:
+    """The state of this environment; loads no model, and a compiler only to ask whether it is usable."""
+    packages = tuple(_packages())
+    backends = tuple(_backend(name) for name in BACKENDS)
+    root = cache_root()
+    return Diagnosis(
+        version=_installed(DISTRIBUTION),
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        platform=platform.platform(),
+        packages=packages,
+        backends=backends,
+        devices=tuple(_devices()),
+        cache=root,
+        cache_bytes=cache_bytes(),
+        free_bytes=_free_bytes(root),
+        problems=tuple(_problems(packages, backends)),
+    )
+
+
+def _packages() -> Iterator[PackageFinding]:
+    """The base requirements in this package's own metadata; none if it is not installed."""
+    try:
+        requirements = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        installed = _installed(requirement.name)
+        fits = installed is not None and requirement.specifier.contains(installed, prereleases=True)
+        yield PackageFinding(requirement.name, str(requirement.specifier), installed, fits)
+
+
+def _backend(name: str) -> BackendFinding:
+    try:
+        load_backend(name)
+    except BadRequest as error:
+        return BackendFinding(name, str(error))
+    return BackendFinding(name, None)
+
+
+def _devices() -> Iterator[DeviceFinding]:
+    cpu = find_device("cpu")
+    yield DeviceFinding("cpu", cpu.name, cpu.cores, cpu.memory_bytes, cpu.features, None)
+    gpus = _nvidia_gpus()
+    for gpu in gpus:
+        yield DeviceFinding("cuda", gpu, None, None, (), _no_cuda())
+    if not gpus:
+        yield DeviceFinding("cuda", "none", None, None, (), "nvidia-smi finds no GPU on this machine")
+
+
+def _nvidia_gpus() -> list[str]:
+    """Names of the NVIDIA GPUs the driver lists."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = [program, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=_NVIDIA_SMI_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []  # installed, but without a driver or a device behind it
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+
+
+def _no_cuda() -> str | None:
+    """Why a GPU that is there cannot be tuned for; None if it can."""
+    try:
+        from onnxruntime import get_available_providers
+    except ImportError as error:
+        return f"onnxruntime cannot be imported ({error})"
+    if "CUDAExecutionProvider" not in get_available_providers():
+        return "this onnxruntime has no CUDA provider: pip install onnxruntime-gpu in place of onnxruntime"
+    if "cuda" not in DEVICES:
+        return f"this version of {DISTRIBUTION} tunes for: {', '.join(DEVICES)}"
+    return None
+
+
+def _problems(packages: tuple[PackageFinding, ...], backends: tuple[BackendFinding, ...]) -> Iterator[str]:
+    if not packages:
+        yield f"{DISTRIBUTION} is not installed, so its requirements are unknown: pip install -e ."
+    for package in packages:
+        if not package.fits:
+            found = f"{package.installed} is installed" if package.installed else "it is not installed"
+            yield (
+                f"{package.name}{package.required} is required, but {found}: "
+                f"pip install '{package.name}{package.required}'"
+            )
+    flavours = [name for name in _ORT_FLAVOURS if _installed(name)]
+    if len(flavours) > 1:
+        yield (
+            f"{' and '.join(flavours)} are both installed and overwrite each other's files: "
+            f"pip uninstall {' '.join(flavours)}, then install one of them"
+        )
+    for backend in backends:
+        if backend.reason:
+            yield backend.reason
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _free_bytes(folder: Path) -> int:
+    """Free bytes of the disk a folder is on, or will be on once it is made."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,100 @@
+"""Sub-networks: what they are, which ones a shared training draws, and how much training a budget buys."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.candidate import DraftShape
+from autotune.proxy.base import Axes
+from autotune.proxy.units import pick_layers
+
+REFERENCE_FLOPS = 40e9
+"""Training arithmetic per second of the reference machine that budgets in seconds are converted with: what two
+ordinary CPU cores do to a network of a million parameters."""
+
+_WHOLE_WIDTH_SHARE = 0.4
+"""Share of training steps at full width: wide and shallow drafts win most often, so they are trained most."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sub-network: the layers used, in order, and how many of each layer's units (always the first ones)."""
+
+    layers: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    ffn: int
+    hidden: int
+
+    def shape(self, whole: DraftShape) -> DraftShape:
+        """The architecture of this part of a model of shape `whole`."""
+        return replace(
+            whole,
+            layers=len(self.layers),
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            ffn=self.ffn,
+            hidden=self.hidden,
+        )
+
+
+def whole_part(shape: DraftShape) -> Part:
+    """The part that is the model itself."""
+    return Part(tuple(range(shape.layers)), shape.heads, shape.kv_heads, shape.ffn, shape.hidden)
+
+
+def draw_part(source: DraftShape, axes: Axes, seed: int, step: int) -> Part:
+    """The sub-network a training step works on: a function of the seed and the step."""
+    rng = np.random.default_rng([seed, step, 1])
+    layers = int(rng.choice(axes.layers, p=_depth_shares(axes)))
+    heads, kv_heads = axes.heads[rng.integers(len(axes.heads))]
+    part = Part(
+        pick_layers(source.layers, layers), heads, kv_heads, int(rng.choice(axes.ffn)), int(rng.choice(axes.hidden))
+    )
+    if rng.random() < _WHOLE_WIDTH_SHARE:
+        heads, kv_heads = max(axes.heads)
+        return replace(part, heads=heads, kv_heads=kv_heads, ffn=max(axes.ffn), hidden=max(axes.hidden))
+    return part
+
+
+def mean_parameters(source: DraftShape, axes: Axes) -> float:
+    """Parameters a training step computes with, on average over the parts `draw_part` draws."""
+    heads, kv_heads = max(axes.heads)
+    widest = replace(source, heads=heads, kv_heads=kv_heads, ffn=max(axes.ffn), hidden=max(axes.hidden))
+    narrow = [
+        replace(source, heads=heads, kv_heads=kv_heads, ffn=ffn, hidden=hidden)
+        for heads, kv_heads in axes.heads
+        for ffn in axes.ffn
+        for hidden in axes.hidden
+    ]
+    depth = float(np.dot(axes.layers, _depth_shares(axes)))
+
+    def cost(shape: DraftShape) -> float:
+        return replace(shape, layers=1).decode_parameters + (depth - 1) * shape.layer_parameters
+
+    return _WHOLE_WIDTH_SHARE * cost(widest) + (1 - _WHOLE_WIDTH_SHARE) * float(np.mean([cost(s) for s in narrow]))
+
+
+def budget_tokens(budget_s: float, parameters: float) -> int:
+    """Training tokens that `budget_s` seconds on the reference machine buy for networks of that many parameters.
+
+    A pass forward and back takes 6 operations per parameter and token (Kaplan et al. 2001.08361).  The number
+    depends on nothing measured: a slower or loaded machine takes longer and gets the same result.
+    """
+    return int(budget_s * REFERENCE_FLOPS / (6 * parameters))
+
+
+def budget_s(tokens: int, parameters: float) -> float:
+    """Seconds on the reference machine that buy this many training tokens."""
+    return tokens * 6 * parameters / REFERENCE_FLOPS
+
+
+def _depth_shares(axes: Axes) -> NDArray[np.float64]:
+    """How often each depth is drawn `[len(axes.layers)]`: in inverse proportion to its cost.
+
+    Shallow drafts differ most from the source and have most to learn; deep ones share the layers they train.
+    """
+    shares = 1.0 / np.asarray(axes.layers, np.float64)
+    normalised: NDArray[np.float64] = shares / shares.sum()
+    return normalised

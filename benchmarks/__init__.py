@@ -1,0 +1,1 @@
+"""Programs that produce every figure quoted in this project; each is one command and writes JSON."""

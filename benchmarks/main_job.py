@@ -1,0 +1,114 @@
+"""The main job on the demo as a user runs it, first with an empty cache, then with the source cached.
+
+`python -m benchmarks.main_job` runs `autotune run --target demo` twice with the real command line, and `autotune bench`
+on what it shipped.  It records wall time, seconds a shape, peak memory of the whole process tree, estimated against
+measured TAR, predicted against measured tokens/s, the loop's overhead, and the measured speed-up beside the bound
+TAR / ((burst + verify) / step) that the machine's own latencies set.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from benchmarks.record import machine, spread, write_record
+
+POLL_S = 0.2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--keep", type=Path, help="folder to leave the runs and the cache in")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    facts = machine()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.keep or Path(scratch)
+        runs = {name: _run(folder, name, arguments.trials) for name in ("first", "cached")}
+        shipped = folder / "cached" / "artifact"
+        pair = json.loads(_autotune(folder, "bench", str(shipped), "--repeats", "9")[0])
+    packages = ["numpy", "torch", "onnx", "onnxruntime-gpu", "optuna"]
+    write_record("main_job", facts, {**runs, "pair": pair}, packages, arguments.out)
+
+
+def _run(folder: Path, name: str, trials: int) -> dict[str, Any]:
+    out = folder / name
+    began = time.monotonic()
+    _, peak_bytes = _autotune(folder, "run", "--target", "demo", "--trials", str(trials), "--out", str(out))
+    wall_s = time.monotonic() - began
+    summary = json.loads((out / "report" / "summary.json").read_text())
+    records = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    return {
+        "wall_s": wall_s,
+        "search_s": sum(record["wall_s"] for record in records),
+        "shapes": summary["shapes_evaluated"],
+        "failed": summary["failed"],
+        "shape_s": spread([record["wall_s"] for record in records]),
+        "peak_memory_mib": peak_bytes / 2**20,
+        "baseline_tokens_per_s": summary["baseline"]["tokens_per_s"],
+        "validated": [_compare(draft, summary["baseline"]["step_s"]) for draft in summary["validated"]],
+        "median_tar_error": median(abs(_error(d["tar"], "estimated")) for d in summary["validated"]),
+        "median_speed_error": median(abs(_error(d["tokens_per_s"], "predicted")) for d in summary["validated"]),
+    }
+
+
+def _compare(draft: dict[str, Any], step_s: float) -> dict[str, Any]:
+    """A validated draft's figures; `bound` is the speed-up its TAR would give if the loop cost nothing."""
+    time_of, tar = draft["round"], draft["tar"]["measured"]
+    return {
+        "draft": draft["name"],
+        "lookahead": draft["lookahead"],
+        "tar": draft["tar"],
+        "tar_error": _error(draft["tar"], "estimated"),
+        "tokens_per_s": draft["tokens_per_s"],
+        "speed_error": _error(draft["tokens_per_s"], "predicted"),
+        "speedup": draft["speedup"],
+        "bound": tar * step_s / (time_of["burst_s"] + time_of["verify_s"]),
+        "overhead_share": time_of["overhead_share"],
+    }
+
+
+def _error(figure: dict[str, float], before: str) -> float:
+    return figure[before] / figure["measured"] - 1
+
+
+def _autotune(folder: Path, *words: str) -> tuple[str, int]:
+    """Standard output of the command with its cache in `folder`, and the peak resident bytes of its process tree."""
+    environment = {**psutil.Process().environ(), "AUTOTUNE_CACHE": str(folder / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autotune", *words], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    peak = [0]
+    watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
+    watcher.start()
+    output, _ = process.communicate()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(f"autotune {' '.join(words)} ended with exit code {process.returncode}")
+    return output, peak[0]
+
+
+def _watch(pid: int, peak: list[int]) -> None:
+    with suppress(psutil.NoSuchProcess):
+        tree = psutil.Process(pid)
+        while tree.is_running() and tree.status() != psutil.STATUS_ZOMBIE:
+            total = 0
+            for member in [tree, *tree.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    total += member.memory_info().rss
+            peak[0] = max(peak[0], total)
+            time.sleep(POLL_S)
+
+
+if __name__ == "__main__":
+    main()

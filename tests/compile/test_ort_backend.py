@@ -1,0 +1,121 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from autotune.candidate import DraftShape, Precision
+from autotune.compile import ort_backend
+from autotune.compile.base import build_program
+from autotune.compile.build_job import BuildRequest, build_sandboxed
+from autotune.compile.graphs.external_data import ALIGNMENT_BYTES
+from autotune.compile.ort_backend import OrtBackend
+from autotune.compile.sandbox import Limits
+from autotune.errors import BadRequest
+from autotune.results import Built, Rejected, RejectReason
+from autotune.runtime import ort_session
+from autotune.weights import ModelWeights, random_weights
+from autotune.weights_io import save_weights
+from tests.support.models import NUMERICS, tiny_weights
+
+SHAPE = DraftShape(layers=2, heads=4, kv_heads=2, head_dim=16, hidden=64, ffn=88, vocab=96)
+
+
+def test_builder_and_session_agree_on_file_names() -> None:
+    assert (ort_backend.MODEL_FILE, ort_backend.WEIGHTS_FILE) == (ort_session.MODEL_FILE, ort_session.WEIGHTS_FILE)
+
+
+def test_versions_name_the_packages_and_the_graph() -> None:
+    versions = OrtBackend().versions()
+    assert versions["onnx"] == onnx.__version__
+    assert {"onnxruntime", "onnxruntime-gpu"} & set(versions)
+    assert "autotune-llama-graph" in versions
+
+
+def test_building_twice_writes_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        build_program("onnxruntime", tiny_weights(SHAPE), Precision.INT8, 32, tmp_path / name)
+    for path in (tmp_path / "first").iterdir():
+        assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_arrays_lie_aligned_beside_a_small_graph(precision: Precision, tmp_path: Path) -> None:
+    build_program("onnxruntime", tiny_weights(SHAPE), precision, 32, tmp_path)
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    assert (tmp_path / "model.onnx").stat().st_size < 20_000
+    end = 0
+    for initializer in model.graph.initializer:
+        entries = {entry.key: entry.value for entry in initializer.external_data}
+        assert entries["location"] == "weights.bin"
+        assert int(entries["offset"]) % ALIGNMENT_BYTES == 0
+        assert int(entries["offset"]) >= end
+        end = int(entries["offset"]) + int(entries["length"])
+    assert end == (tmp_path / "weights.bin").stat().st_size
+
+
+def test_int8_weights_are_a_quarter(tmp_path: Path) -> None:
+    shape = replace(SHAPE, hidden=256, ffn=1024)
+    for precision in Precision:
+        build_program("onnxruntime", tiny_weights(shape), precision, 32, tmp_path / precision)
+    sizes = {precision: (tmp_path / precision / "weights.bin").stat().st_size for precision in Precision}
+    assert sizes[Precision.INT8] == pytest.approx(shape.weight_bytes(Precision.INT8), rel=0.1)
+    assert sizes[Precision.FP32] == pytest.approx(shape.weight_bytes(Precision.FP32), rel=0.1)
+
+
+def test_other_families_are_refused(tmp_path: Path) -> None:
+    weights = tiny_weights(SHAPE)
+    other = ModelWeights(SHAPE, replace(NUMERICS, family="opt"), weights.arrays)
+    with pytest.raises(BadRequest, match="opt"):
+        OrtBackend().build(other, Precision.FP32, 32, tmp_path)
+
+
+def test_a_missing_runtime_is_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort_backend, "find_spec", lambda name: None)
+    assert "pip install" in (OrtBackend().unavailable() or "")
+    monkeypatch.undo()
+    assert OrtBackend().unavailable() is None
+
+
+class TestSandboxedBuild:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def request_(cls, tmp_path_factory: pytest.TempPathFactory) -> BuildRequest:
+        folder = tmp_path_factory.mktemp("build")
+        save_weights(tiny_weights(SHAPE), folder / "weights")
+        return BuildRequest(str(folder / "weights"), "onnxruntime", Precision.FP32, 32, str(folder / "program"))
+
+    def test_equals_a_build_in_this_process(self, request_: BuildRequest, tmp_path: Path) -> None:
+        built = build_sandboxed(request_, Limits(time_s=60))
+        assert isinstance(built, Built)
+        expected = build_program("onnxruntime", tiny_weights(SHAPE), Precision.FP32, 32, tmp_path)
+        assert built.weight_bytes == expected.weight_bytes
+        for path in tmp_path.iterdir():
+            assert (Path(built.program) / path.name).read_bytes() == path.read_bytes()
+
+    def test_an_unknown_backend_is_a_rejection(self, request_: BuildRequest) -> None:
+        outcome = build_sandboxed(replace(request_, backend="abacus"), Limits(time_s=60))
+        assert isinstance(outcome, Rejected)
+        assert outcome.reason is RejectReason.BUILD_ERROR
+        assert "abacus" in outcome.detail
+
+    def test_missing_weights_are_a_rejection(self, request_: BuildRequest, tmp_path: Path) -> None:
+        outcome = build_sandboxed(replace(request_, weights_folder=str(tmp_path)), Limits(time_s=60))
+        assert isinstance(outcome, Rejected)
+        assert outcome.reason is RejectReason.BUILD_ERROR
+        assert "FileNotFoundError" in outcome.detail
+
+    def test_a_build_that_takes_too_long_is_a_rejection(self, request_: BuildRequest) -> None:
+        outcome = build_sandboxed(request_, Limits(time_s=0.01))
+        assert isinstance(outcome, Rejected)
+        assert outcome.reason is RejectReason.BUILD_TIMEOUT
+
+
+def test_build_time_is_about_a_second_per_50_m_parameters(tmp_path: Path) -> None:
+    """Of 14 M parameters; four times the promised time is allowed, for loaded machines."""
+    shape = DraftShape(layers=2, heads=8, kv_heads=2, head_dim=64, hidden=512, ffn=1408, vocab=8192)
+    weights = random_weights(shape, NUMERICS)
+    began = time.process_time()
+    build_program("onnxruntime", weights, Precision.FP32, 256, tmp_path)
+    assert time.process_time() - began < 4 * shape.parameters / 50e6

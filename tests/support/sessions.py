@@ -1,0 +1,56 @@
+"""Fake sessions for the runtime: the next token depends on the last two cached ones, so a stale cache shows."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.candidate import DraftShape, Precision
+from autotune.program import Program
+from autotune.runtime.session import Tokens
+from autotune.weights import Numerics
+
+VOCAB = 7
+
+
+class PairwiseSession:
+    """Logits are `table[previous, token]` `[vocab]`, read from what the cache really holds."""
+
+    def __init__(self, table: NDArray[np.float32], capacity_tokens: int = 256) -> None:
+        shape = DraftShape(layers=1, heads=1, kv_heads=1, head_dim=2, hidden=2, ffn=2, vocab=VOCAB)
+        numerics = Numerics("fake", 1e-5, 1e4, capacity_tokens)
+        self.program = Program("fake", "cpu", Precision.FP32, shape, numerics, capacity_tokens)
+        self.calls = 0
+        self._table = table
+        self._cached: list[int] = []
+
+    def logits(self, tokens: Tokens, start: int) -> NDArray[np.float32]:
+        assert 0 <= start <= len(self._cached), "positions were skipped"
+        assert start + len(tokens) <= self.program.capacity_tokens, "the cache is too small"
+        self.calls += 1
+        self._cached[start:] = [int(token) for token in tokens]
+        pairs = [(self._cached[i - 1] if i else 0, self._cached[i]) for i in range(start, len(self._cached))]
+        return np.stack([self._table[pair] for pair in pairs])
+
+    def greedy(self, tokens: Tokens, start: int) -> NDArray[np.int64]:
+        return self.logits(tokens, start).argmax(-1)
+
+    def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
+        drafted: list[int] = []
+        given = list(tokens)
+        for _ in range(count):
+            drafted.append(int(self.greedy(given, start)[-1]))
+            start, given = start + len(given), drafted[-1:]
+        return drafted
+
+    def close(self) -> None:
+        self._cached.clear()
+
+
+def random_table(seed: int, sharpness: float = 1.5) -> NDArray[np.float32]:
+    """Logits `[vocab, vocab, vocab]` of a random second-order chain."""
+    return (np.random.default_rng(seed).standard_normal((VOCAB,) * 3) * sharpness).astype(np.float32)
+
+
+def near_table(table: NDArray[np.float32], seed: int, noise: float) -> NDArray[np.float32]:
+    """A draft for the chain of `table`: the same logits, disturbed."""
+    disturbed = table + noise * np.random.default_rng(seed).standard_normal(table.shape)
+    return disturbed.astype(np.float32)
