@@ -8,6 +8,7 @@
 It is written beside and renamed into place, verified when it is opened, and nothing in it is ever unpickled.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -152,7 +153,7 @@ def verify_artifact(folder: Path) -> Manifest:
         path = folder / entry.path
         if not _stays_inside(PurePosixPath(entry.path), root):
             raise ArtifactError(f"{folder}: the manifest names {entry.path!r}, which leaves the artifact's folder")
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, False too for a name that no file system allows
             raise ArtifactError(f"{folder}: {entry.path} is missing")
         if path.stat().st_size != entry.size_bytes or file_sha256(path) != entry.sha256:
             raise ArtifactError(f"{folder}: {entry.path} was changed since the artifact was written")

@@ -101,8 +101,11 @@ def _open(request: BenchRequest) -> tuple[Manifest, Target]:
 
 def _contest(request: BenchRequest, manifest: Manifest, target: Target) -> ContestResult:
     program = Program.read(request.artifact / DRAFT_FOLDER)
-    prompts = read_prompts(request.prompts)
-    chosen = prompts[:: max(1, len(prompts) // request.count)][: request.count]
+    prompts = [prompt for prompt in read_prompts(request.prompts) if not prompt.only_train]
+    if not prompts:
+        raise BadRequest(f"{request.prompts} holds only prompts to train on: give others to decode")
+    count = min(request.count, len(prompts))
+    chosen = [prompts[index * len(prompts) // count] for index in range(count)]
     tokens = tokenize(chosen, target.open_tokenizer(), program.capacity_tokens)
     contest = ContestRequest(
         target=str(compile_target(target, program.backend, program.capacity_tokens)),

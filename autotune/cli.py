@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from autotune.errors import AutotuneError, Interrupted
+from autotune.errors import AutotuneError, BadRequest, Interrupted
 
 if TYPE_CHECKING:
     from autotune.run import TuneResult
@@ -160,7 +160,7 @@ def generate(
 
     pair = Pair.open(artifact, target, threads=threads)
     pieces = pair.stream(
-        sys.stdin.read() if prompt == "-" else prompt,
+        _prompt_text(prompt),
         max_new_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -198,6 +198,8 @@ def bench(
     from autotune.bench import BenchRequest, bench_artifact
     from autotune.sampling import SamplingSettings
 
+    if out is not None and not out.parent.is_dir():
+        raise BadRequest(f"--out {out}: the folder {out.parent} does not exist")
     sampling = SamplingSettings(temperature)
     request = BenchRequest(
         artifact, target, prompts or "builtin", count, max_new_tokens, sampling, seed, repeats, threads
@@ -249,6 +251,17 @@ def targets() -> None:
     typer.echo("Any folder with a Hugging Face LLaMA checkpoint and its tokenizer is a target too.")
 
 
+def _prompt_text(prompt: str) -> str:
+    """The prompt as given, or all of stdin for `-`; BadRequest if it is not UTF-8."""
+    try:
+        if prompt == "-":
+            return sys.stdin.buffer.read().decode("utf-8")
+        prompt.encode("utf-8")  # bytes of an argument that are no text became surrogates
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise BadRequest(f"the prompt is not UTF-8: {error.reason} at {error.start}") from None
+    return prompt
+
+
 def _print_result(result: "TuneResult") -> None:
     typer.echo(result.summary.sentence)
     typer.echo(f"report: {result.report / 'report.md'}")
@@ -277,7 +290,7 @@ def _failures() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 

@@ -60,7 +60,7 @@ class TuneConfig(BaseModel):
     ffn: str | None = None
     hidden: str | None = None
     lookahead: str = "0:8"
-    precision: Precisions = (Precision.FP32,)
+    precision: Precisions = (Precision.FP32, Precision.INT8)
     backend: Names = ("onnxruntime",)
     device: str = "cpu"
 

@@ -1,10 +1,11 @@
 """What this machine and this environment offer, and what is wrong with them; the command line prints it."""
 
+import json
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -182,3 +183,37 @@ def _free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def describe(diagnosis: Diagnosis, *, as_json: bool = False) -> str:
+    """A diagnosis as text to read, or as JSON."""
+    if as_json:
+        return json.dumps(asdict(diagnosis), indent=2, default=str)
+    lines = [f"{DISTRIBUTION} {diagnosis.version or '(not installed)'} on {diagnosis.python}, {diagnosis.platform}"]
+    lines += ["", "Devices"]
+    lines += [f"  {_mark(device.reason)} {_device_line(device)}" for device in diagnosis.devices]
+    lines += ["", "Backends"]
+    lines += [f"  {_mark(each.reason)} {each.name}{_because(each.reason)}" for each in diagnosis.backends]
+    lines += ["", "Packages"]
+    for package in diagnosis.packages:
+        mark = "+" if package.fits else "-"
+        lines.append(f"  {mark} {package.name} {package.installed or 'missing'} ({package.required or 'any version'})")
+    cached_mib, free_gib = diagnosis.cache_bytes / 2**20, diagnosis.free_bytes / 2**30
+    lines += ["", f"Cache: {diagnosis.cache}, {cached_mib:,.1f} MiB used, {free_gib:,.1f} GiB free on its disk", ""]
+    lines += [f"Problem: {problem}" for problem in diagnosis.problems] or ["No problems."]
+    return "\n".join(lines)
+
+
+def _device_line(device: DeviceFinding) -> str:
+    line = f"{device.kind}: {device.name}"
+    if device.cores is not None and device.memory_bytes is not None:
+        line += f", {device.cores} cores, {device.memory_bytes / 2**30:.1f} GiB"
+    return ", ".join([line, *device.features]) + _because(device.reason)
+
+
+def _mark(reason: str | None) -> str:
+    return "+" if reason is None else "-"
+
+
+def _because(reason: str | None) -> str:
+    return "" if reason is None else f" ({reason})"

@@ -17,6 +17,7 @@ from autotune.measure import TargetRequest, measure_target_sandboxed
 from autotune.programs import compile_target
 from autotune.progress import Observer
 from autotune.proxy.base import Axes, Estimator, Preparation, prepare_estimator
+from autotune.proxy.parts import budget_tokens, mean_parameters
 from autotune.recording import Recorder, WorkloadTraces, workload_key
 from autotune.results import MeasureSettings, Rejected, TargetLatency
 from autotune.runtime.session import open_session
@@ -30,8 +31,8 @@ MOST_CONTEXT_TOKENS = 4096
 """Programs are compiled for the target's context, but for no more than this: their caches are preallocated."""
 MOST_EVICT_BYTES = 256 << 20
 """Reading more than any cache holds would only cost memory and time."""
-ROLLOUT_SHARE = 0.2
-"""Distinct training text, as a share of the training tokens."""
+TRACED_SHARE = 0.1
+"""Distinct continuation tokens to record for training, as a share of the training tokens."""
 _THREAD_GAIN = 0.97
 """More threads are taken only if they cut a step's time below this share."""
 
@@ -180,10 +181,10 @@ def record_workload(request: Request, program: Path, threads: int, observer: Obs
         open_model=lambda: open_session(program, threads),
         on_progress=lambda done, total: observer.progress(done / total),
     )
-    rollouts = int(training_tokens(request) * ROLLOUT_SHARE)
+    wanted = int(training_tokens(request) * TRACED_SHARE)
     if config.traces is not None:
-        return recorder.from_file(config.traces, rollouts)
-    return recorder.from_prompts(config.prompts, rollouts)
+        return recorder.from_file(config.traces, wanted)
+    return recorder.from_prompts(config.prompts, wanted)
 
 
 def train_estimator(request: Request, traces: Traces, observer: Observer) -> Estimator:
@@ -218,8 +219,6 @@ def training_tokens(request: Request) -> int:
     """Training tokens the proxy's budget buys; 0 where it does not train."""
     if request.config.proxy != "elastic":
         return 0
-    from autotune.proxy.elastic import budget_tokens, mean_parameters  # torch: loaded only when it is needed
-
     return budget_tokens(
         request.config.elastic_budget, mean_parameters(request.source.shape, search_axes(request.space))
     )

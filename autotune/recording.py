@@ -17,9 +17,9 @@ from autotune.trace_files import load_traces, save_traces
 from autotune.traces import TokenModel, Trace, Traces, check_traces, record
 from autotune.workload import SPLIT_SHARES, PromptTokens, read_prompts, split_prompts, tokenize
 
-ROLLOUT_TEMPERATURE = 1.0
-"""Extra training text is sampled: greedy text of a small target repeats itself and teaches little."""
-ROLLOUT_TOKENS = 96
+FEWEST_TRAINING_PROMPTS = 16
+"""Even a proxy that does not train needs some text to judge the importance of units by."""
+SHORTEST_CUT_TOKENS = 16
 
 OpenModel = Callable[[], TokenModel]
 Progress = Callable[[int, int], None]
@@ -30,7 +30,7 @@ class WorkloadTraces:
     """The workload as the run sees it."""
 
     train: Traces
-    """What the proxy is trained on: the workload's continuations, and sampled rollouts of the same prompts."""
+    """What the proxy is trained on: continuations of training prompts, whole and cut."""
     estimate: Traces
     """What acceptance is estimated on."""
     validate: tuple[NDArray[np.int32], ...]
@@ -50,59 +50,68 @@ class Recorder:
     open_model: OpenModel
     on_progress: Progress
 
-    def from_prompts(self, prompts: str, rollout_tokens: int) -> WorkloadTraces:
-        """The splits of a prompts file (or `builtin`); `rollout_tokens` of extra training text."""
+    def from_prompts(self, prompts: str, training_tokens: int) -> WorkloadTraces:
+        """The splits of a prompts file (or `builtin`), with about `training_tokens` tokens to train on."""
         splits = split_prompts(read_prompts(prompts), self.seed)
         tokenizer = self.target.open_tokenizer()
         train, estimate, validate = (
             tokenize(part, tokenizer, self.context_tokens) for part in (splits.train, splits.estimate, splits.validate)
         )
         return WorkloadTraces(
-            train=self._with_rollouts(self.record(train), train, rollout_tokens),
+            train=self.record(self._training_prompts(train, training_tokens)),
             estimate=self.record(estimate),
             validate=tuple(prompt.ids for prompt in validate),
         )
 
-    def from_file(self, path: Path, rollout_tokens: int) -> WorkloadTraces:
-        """The splits of traces the user brings; only the rollouts are recorded."""
+    def from_file(self, path: Path, training_tokens: int) -> WorkloadTraces:
+        """The splits of traces the user brings; what they lack of `training_tokens` is recorded."""
         traces = _read_traces(path, self.target, self.settings)
         train, estimate, validate = _deal(traces.items, self.seed, path)
         prompts = [PromptTokens(trace.prompt, trace.category, str(path)) for trace in train]
+        missing = training_tokens - sum(len(trace.continuation) for trace in train)
+        more = self.record(self._cut(prompts, missing)).items if missing > 0 else ()
         return WorkloadTraces(
-            train=self._with_rollouts(replace(traces, items=train), prompts, rollout_tokens),
+            train=replace(traces, items=train + more),
             estimate=replace(traces, items=estimate),
             validate=tuple(trace.prompt for trace in validate),
         )
 
-    def record(
-        self,
-        prompts: Sequence[PromptTokens],
-        settings: SamplingSettings | None = None,
-        max_new_tokens: int | None = None,
-    ) -> Traces:
+    def record(self, prompts: Sequence[PromptTokens]) -> Traces:
         """Traces of these prompts, from the cache if they were recorded before."""
-        settings = settings or self.settings
-        length = max_new_tokens or self.max_new_tokens
         contents = [(prompt.ids.tolist(), prompt.category) for prompt in prompts]
-        key = content_key(self.target.fingerprint, vars(settings), length, self.context_tokens, self.seed, contents)
+        settings = vars(self.settings)
+        key = content_key(
+            self.target.fingerprint, settings, self.max_new_tokens, self.context_tokens, self.seed, contents
+        )
 
         def make(folder: Path) -> None:
             model = self.open_model()
-            traces = record(model, self.target, prompts, settings, length, self.seed, self.on_progress)
+            traces = record(
+                model, self.target, prompts, self.settings, self.max_new_tokens, self.seed, self.on_progress
+            )
             save_traces(traces, folder / "traces.safetensors")
 
         return load_traces(cached_folder("traces", key, make) / "traces.safetensors")
 
-    def _with_rollouts(self, traces: Traces, prompts: Sequence[PromptTokens], rollout_tokens: int) -> Traces:
-        """The traces, and about `rollout_tokens` more tokens sampled behind the same prompts."""
-        count = rollout_tokens // ROLLOUT_TOKENS
-        if not count:
-            return traces
-        repeated = [prompts[index % len(prompts)] for index in range(count)]
-        rollouts = self.record(
-            repeated, SamplingSettings(max(self.settings.temperature, ROLLOUT_TEMPERATURE)), ROLLOUT_TOKENS
-        )
-        return replace(traces, items=traces.items + rollouts.items)
+    def _training_prompts(self, prompts: Sequence[PromptTokens], training_tokens: int) -> list[PromptTokens]:
+        """As many of the prompts as give `training_tokens`, and if they are too few, cut ones too."""
+        count = max(-(-training_tokens // self.max_new_tokens), FEWEST_TRAINING_PROMPTS)
+        shuffled = [prompts[index] for index in np.random.default_rng(self.seed).permutation(len(prompts))]
+        missing = training_tokens - len(prompts) * self.max_new_tokens
+        return shuffled[:count] + (self._cut(shuffled, missing) if missing > 0 else [])
+
+    def _cut(self, prompts: Sequence[PromptTokens], tokens: int) -> list[PromptTokens]:
+        """Beginnings of the prompts, cut where a seeded draw says, until their continuations give so many tokens.
+
+        The target's own continuation of a cut prompt is new text of the very kind that drafts are to predict.
+        """
+        rng = np.random.default_rng([self.seed, len(prompts)])
+        result = []
+        for index in range(-(-tokens // self.max_new_tokens)):
+            prompt = prompts[index % len(prompts)]
+            length = int(rng.integers(min(SHORTEST_CUT_TOKENS, len(prompt.ids)), len(prompt.ids) + 1))
+            result.append(replace(prompt, ids=prompt.ids[:length]))
+        return result
 
 
 def workload_key(
@@ -112,8 +121,8 @@ def workload_key(
     if traces is None:
         texts = read_prompts(prompts)
         split_prompts(texts, seed)
-        tokens = tokenize(texts, target.open_tokenizer(), context_tokens)
-        return content_key([prompt.ids.tolist() for prompt in tokens])
+        tokenize(texts, target.open_tokenizer(), context_tokens)
+        return content_key([(prompt.text, prompt.category, prompt.only_train) for prompt in texts])
     items = _read_traces(traces, target, settings).items
     _deal(items, seed, traces)
     longest = max(len(trace.prompt) for trace in items)
@@ -158,9 +167,10 @@ def record_file(
     out: Path,
     on_progress: Progress,
 ) -> Traces:
-    """The target's traces of every prompt of a file, written to `out`."""
+    """The target's traces of every prompt of a file but those that are only to train on, written to `out`."""
     target = resolve_target(target_name)
-    tokens = tokenize(read_prompts(prompts), target.open_tokenizer(), target.numerics.context_tokens)
+    chosen = [prompt for prompt in read_prompts(prompts) if not prompt.only_train]
+    tokens = tokenize(chosen, target.open_tokenizer(), target.numerics.context_tokens)
     session = open_session(compile_target(target, "onnxruntime"), threads)
     traces = record(session, target, tokens, settings, max_new_tokens, seed, on_progress)
     save_traces(traces, out)

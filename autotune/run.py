@@ -37,13 +37,16 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
     """Run the search that `config` describes; blocks until it is done or its budget is spent.
 
     Raises BadRequest before anything is written if the request is impossible, and Interrupted, after the report was
-    written, if the user stopped it (KeyboardInterrupt).
+    written (unless there is nothing to report yet), if the user stopped it (KeyboardInterrupt).
     """
     began_s = time.monotonic()
     watcher = observer or LoggingObserver()
     request = resolve(config)
     with RunFolder.open(config.out, request.identity(), resume=config.resume) as folder:
-        bench = prepare(request, folder.work, watcher)
+        try:
+            bench = prepare(request, folder.work, watcher)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped before the first trial; --resume continues the run") from None
         watcher.phase(f"Searching {request.space.size} drafts")
         search = Search(request.space, bench.evaluator, folder, watcher, config.seed)
         found = search.run(Budget(config.trials, config.time_budget))

@@ -12,8 +12,8 @@ def score_lookahead(acceptance: Acceptance, burst: LatencyTable, target: TargetL
     tokens = acceptance.tokens_per_round(lookahead)
     low, high = bootstrap_interval(acceptance, lookahead)
     round_s = target.round_s(burst.seconds(lookahead), lookahead)
-    measured = burst.evidence == target.verify.evidence == Evidence.MEASURED
-    speed_evidence = acceptance.evidence if measured else burst.evidence
+    round_evidence = _weakest(burst.evidence, target.verify.evidence)
+    speed_evidence = _weakest(acceptance.evidence, round_evidence)
 
     def derived(factor: float) -> Figure:
         return Figure(tokens * factor, speed_evidence, low * factor, high * factor)
@@ -21,7 +21,7 @@ def score_lookahead(acceptance: Acceptance, burst: LatencyTable, target: TargetL
     return Score(
         lookahead=lookahead,
         tokens_per_round=Figure(tokens, acceptance.evidence, low, high),
-        round_s=Figure(round_s, burst.evidence),
+        round_s=Figure(round_s, round_evidence),
         tokens_per_s=derived(1 / round_s),
         speedup=derived(target.step_s / round_s),
     )
@@ -37,3 +37,8 @@ def score_target_alone(target: TargetLatency) -> Score:
         tokens_per_s=Figure(1 / target.step_s, evidence),
         speedup=Figure(1.0, evidence),
     )
+
+
+def _weakest(*evidence: Evidence) -> Evidence:
+    """The evidence of a number that is computed from numbers of these (`Evidence` lists the strongest first)."""
+    return max(evidence, key=list(Evidence).index)

@@ -5,7 +5,6 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
@@ -32,14 +31,13 @@ class TerminalObserver:
             console=self._console,
             transient=True,
         )
+        self._warnings = _Warnings(self._console)
         self._task: TaskID | None = None
         self._title = ""
         self._began_s = self._told_s = time.monotonic()
 
     def __enter__(self) -> "TerminalObserver":
-        self._handler = RichHandler(console=self._console, show_time=False, show_path=False)
-        self._handler.setLevel(logging.WARNING)
-        logging.getLogger("autotune").addHandler(self._handler)
+        logging.getLogger("autotune").addHandler(self._warnings)
         if self._live:
             self._display.start()
         return self
@@ -47,7 +45,7 @@ class TerminalObserver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        logging.getLogger("autotune").removeHandler(self._handler)
+        logging.getLogger("autotune").removeHandler(self._warnings)
         if self._live:
             self._display.stop()
 
@@ -81,6 +79,18 @@ class TerminalObserver:
     def note(self, text: str) -> None:
         """Print the note."""
         self._console.print(f"  {text}", markup=False, soft_wrap=True)
+
+
+class _Warnings(logging.Handler):
+    """Prints the library's warnings, one line each."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record's message."""
+        self._console.print(f"warning: {record.getMessage()}", markup=False, soft_wrap=True)
 
 
 def _trial_line(record: TrialRecord, status: SearchStatus) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import DatabaseError
 
 from autotune.candidate import Build, Candidate
 from autotune.errors import BadRequest
@@ -82,7 +83,7 @@ class Search:
         except KeyboardInterrupt:
             return SearchResult(self._records, interrupted=True)
         except optuna.exceptions.StorageInternalError as error:
-            raise BadRequest(f"cannot write {self._folder.study_file}: {error.__cause__ or error}") from error
+            raise _unusable(self._folder, error.__cause__ or error) from error
         return SearchResult(self._records, interrupted=False)
 
     def _search(self, budget: Budget, began_s: float) -> None:
@@ -203,12 +204,22 @@ def _open_study(folder: RunFolder, seed: int, startup_trials: int) -> optuna.Stu
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup_trials)
-    return optuna.create_study(
-        study_name=_STUDY,
-        storage=f"sqlite:///{folder.study_file}",
-        sampler=sampler,
-        directions=["minimize", "maximize"],
-        load_if_exists=True,
+    try:
+        return optuna.create_study(
+            study_name=_STUDY,
+            storage=f"sqlite:///{folder.study_file}",
+            sampler=sampler,
+            directions=["minimize", "maximize"],
+            load_if_exists=True,
+        )
+    except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
+        raise _unusable(folder, error.__cause__ or error) from error
+
+
+def _unusable(folder: RunFolder, cause: BaseException) -> BadRequest:
+    """What to tell the user when the study's database cannot be used."""
+    return BadRequest(
+        f"cannot use {folder.study_file} ({cause}): if it is damaged, delete it, and --resume makes it anew"
     )
 
 

@@ -1,7 +1,8 @@
 """The prompts a draft is tuned for: reading them, splitting them, turning them into token ids.
 
 Formats: `.jsonl` / `.json` files hold one JSON object a line with a `prompt` and optionally a `category` and a
-`source` (other keys are ignored); any other file is plain text, one prompt a line.  Blank lines are skipped.
+`source` (other keys are ignored); `"split": "train"` keeps a prompt out of the estimation and the validation.  Any
+other file is plain text, one prompt a line.  Blank lines are skipped.
 """
 
 import json
@@ -31,6 +32,8 @@ class Prompt:
     text: str
     category: str
     source: str
+    only_train: bool = False
+    """Extra text to train the proxy on; never estimated on or validated with."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,12 @@ class Splits:
 
 def read_prompts(path_or_builtin: str | Path) -> tuple[Prompt, ...]:
     """The prompts of a file, or the demo's own for `builtin`; BadRequest if it is missing, empty or malformed."""
-    path = demo_folder() / "prompts.jsonl" if str(path_or_builtin) == BUILTIN else Path(path_or_builtin).expanduser()
+    if str(path_or_builtin) == BUILTIN:
+        return _read_file(demo_folder() / "prompts.jsonl") + _read_file(demo_folder() / "train_prompts.jsonl")
+    return _read_file(Path(path_or_builtin).expanduser())
+
+
+def _read_file(path: Path) -> tuple[Prompt, ...]:
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -76,7 +84,7 @@ def split_prompts(prompts: Sequence[Prompt], seed: int, shares: tuple[float, flo
 
     Equal texts stay together.  Deterministic: the same prompts and seed give the same splits.
     """
-    texts = _shuffled_by_category(prompts, seed)
+    texts = _shuffled_by_category([prompt for prompt in prompts if not prompt.only_train], seed)
     if len(texts) < len(shares):
         raise BadRequest(
             f"{len(shares)} different prompts are needed (to train, to estimate, to validate), not {len(texts)}"
@@ -90,6 +98,8 @@ def split_prompts(prompts: Sequence[Prompt], seed: int, shares: tuple[float, flo
         if not part:
             part.append(max(dealt, key=len).pop())
     split_of = {text: index for index, part in enumerate(dealt) for text in part}
+    for prompt in prompts:
+        split_of.setdefault(prompt.text, 0)
     parts = [tuple(prompt for prompt in prompts if split_of[prompt.text] == index) for index in range(len(shares))]
     return Splits(*parts)
 
@@ -123,10 +133,13 @@ def _json_prompt(line: str, path: Path, number: int) -> Prompt:
     text = fields.get("prompt")
     if not isinstance(text, str) or not text:
         raise BadRequest(f'prompts file {path}, line {number} has no prompt: write {{"prompt": "some text"}}')
+    if fields.get("split", "train") != "train":
+        raise BadRequest(f'prompts file {path}, line {number}: the only split a prompt can ask for is "train"')
     source = f"{path.name}:{number}"
     if "source" in fields:
         source += f" ({fields['source']})"
-    return Prompt(text, category=str(fields.get("category", "text")), source=source)
+    category = str(fields.get("category", "text"))
+    return Prompt(text, category, source, only_train="split" in fields)
 
 
 def _shuffled_by_category(prompts: Sequence[Prompt], seed: int) -> list[str]:

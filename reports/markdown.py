@@ -176,7 +176,7 @@ def _run_table(summary: RunSummary) -> str:
             f" ({summary.baseline.evidence})",
         ],
         ["shapes evaluated", str(summary.shapes_evaluated)],
-        ["trials (shape and k)", str(summary.trials)],
+        ["trials", str(summary.trials)],
         ["builds that failed", str(summary.failed)],
         ["wall time", f"{summary.wall_s:.0f} s"],
     ]

@@ -30,7 +30,7 @@ class RunFacts:
     chosen: Validated | None
     """The validated draft that ships; None if the target alone is at least as fast, or nothing was validated."""
     trials: int
-    """Points (shape, k) of the study; an evaluated build gives one for every lookahead."""
+    """Trials of the run's study."""
     wall_s: float
     seed: int
     command: Sequence[str] = ()

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -119,3 +120,15 @@ def test_broken_nvidia_smi_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     gpu = doctor.examine().devices[1]
     assert (gpu.kind, gpu.name) == ("cuda", "none")
     assert gpu.reason
+
+
+def test_description_names_problems_and_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = doctor.describe(doctor.examine())
+    pretend(monkeypatch, installed={}, required=["numpy>=2.0"])
+    ill = doctor.examine()
+
+    assert "Devices\n  + cpu: " in healthy
+    assert "  + onnxruntime\n" in healthy
+    assert "  - numpy missing (>=2.0)" in doctor.describe(ill)
+    assert "Problem: numpy>=2.0 is required" in doctor.describe(ill)
+    assert json.loads(doctor.describe(ill, as_json=True))["problems"] == list(ill.problems)

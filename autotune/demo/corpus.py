@@ -23,6 +23,11 @@ class Document:
     path: str
     text: str
 
+    @property
+    def is_test(self) -> bool:
+        """Whether it lies in a folder of tests."""
+        return not _TEST_FOLDERS.isdisjoint(Path(self.path).parts)
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -44,8 +49,8 @@ def read_corpus(library: Path) -> Corpus:
     """
     training: list[Document] = []
     held_out: list[Document] = []
-    for document, is_test in _documents(library):
-        (held_out if not is_test and is_held_out(document.path) else training).append(document)
+    for document in _documents(library):
+        (held_out if not document.is_test and is_held_out(document.path) else training).append(document)
     if not training or not held_out:
         raise BadRequest(
             f"{library} has too little Python source ({len(training)} files to train on, {len(held_out)} held out): "
@@ -60,12 +65,11 @@ def is_held_out(path: str) -> bool:
     return zlib.crc32((folder + name).encode()) % _HELD_OUT_MODULUS == 0
 
 
-def _documents(library: Path) -> Iterator[tuple[Document, bool]]:
-    """Every usable document, and whether it is a test."""
+def _documents(library: Path) -> Iterator[Document]:
+    """Every usable document."""
     for folder, folders, files in os.walk(library):
         folders[:] = sorted(set(folders) - _SKIPPED_FOLDERS)
         relative = Path(os.path.relpath(folder, library))
-        is_test = not _TEST_FOLDERS.isdisjoint(relative.parts)
         for name in sorted(name for name in files if name.endswith(".py")):
             try:
                 text = Path(folder, name).read_text(encoding="utf-8")
@@ -75,4 +79,4 @@ def _documents(library: Path) -> Iterator[tuple[Document, bool]]:
                 continue
             if relative.name == "encodings" and any(mark in text for mark in _CODE_PAGE_MARKS):
                 continue
-            yield Document(f"{'.' if relative == Path() else relative.as_posix()}/{name}", text), is_test
+            yield Document(f"{'.' if relative == Path() else relative.as_posix()}/{name}", text)

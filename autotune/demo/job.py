@@ -47,6 +47,8 @@ class TrainingRequest:
     device: str = "cpu"
     resume: bool = False
     prompts: int = 400
+    train_prompts: int = 1600
+    """Prompts cut from the training documents, for proxies to be trained on."""
     library: Path | None = None
     """A folder of Python source to train on; None: the running Python's standard library."""
 
@@ -190,6 +192,8 @@ def _write_demo(
     model.generation_config.pad_token_id = END_ID
     tokenizer = Tokenizer.from_file(str(files.folder / "tokenizer.json"))
     prompts = cut_prompts(corpus.held_out, tokenizer, request.prompts)
+    learned = [document for document in corpus.training if not document.is_test]
+    train_prompts = cut_prompts(learned, tokenizer, request.train_prompts)
     examined = examine(model.to(request.device), tokenizer, corpus.held_out, [each.prompt for each in prompts])
     facts = {
         "parameters": plan.shape.parameters,
@@ -207,6 +211,7 @@ def _write_demo(
         (folder / "model.safetensors").chmod(0o644)
         write_tokenizer(tokenizer, plan.context_tokens, folder)
         write_prompts(prompts, folder / "prompts.jsonl")
+        write_prompts(train_prompts, folder / "train_prompts.jsonl", only_train=True)
         _write_json(folder / "heldout_files.json", [document.path for document in corpus.held_out])
         _write_json(folder / "facts.json", facts)
         if request.library is None:

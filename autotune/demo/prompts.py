@@ -56,9 +56,10 @@ def cut_prompts(
     return (*first, *found)[:count]
 
 
-def write_prompts(prompts: Iterable[CutPrompt], path: Path) -> None:
-    """Write one JSON object a line."""
-    path.write_text("".join(json.dumps(asdict(prompt)) + "\n" for prompt in prompts), encoding="utf-8")
+def write_prompts(prompts: Iterable[CutPrompt], path: Path, *, only_train: bool = False) -> None:
+    """Write one JSON object a line; `only_train` marks them as extra text to train proxies on."""
+    mark = {"split": "train"} if only_train else {}
+    path.write_text("".join(json.dumps(asdict(prompt) | mark) + "\n" for prompt in prompts), encoding="utf-8")
 
 
 def _run_of_lines(lines: Sequence[str], longest: int, tokenizer: Tokenizer, seen: set[tuple[int, ...]]) -> str | None:

@@ -122,7 +122,7 @@ def main(
         "seed": seed,
     }
     settings = {name: value for name, value in asked.items() if value is not None}
-    request = TrainingRequest(out, settings, minutes, device, resume, prompts, library)
+    request = TrainingRequest(out, settings, minutes, device, resume, prompts, library=library)
     console = Console(stderr=True, highlight=False)
     watcher = TerminalWatcher(console)
     try:

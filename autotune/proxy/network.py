@@ -37,9 +37,12 @@ class Network:
 
 
 def network_of(weights: ModelWeights, *, trainable: bool = False) -> Network:
-    """The model as torch tensors (copies, so that training never writes into the caller's arrays)."""
+    """The model as torch tensors (copies, so that training never writes into the caller's arrays).
+
+    They are in C order, because the optimiser walks tensors and their saved moments as they lie in memory.
+    """
     tensors = {
-        name: torch.from_numpy(np.array(weights.arrays[name], np.float32)).requires_grad_(trainable)
+        name: torch.from_numpy(np.array(weights.arrays[name], np.float32, order="C")).requires_grad_(trainable)
         for name, _ in weight_shapes(weights.shape)
     }
     return Network(weights.shape, weights.numerics, tensors)

@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotune.errors import BadRequest
+from autotune.proxy.criteria import calibrate
+from autotune.proxy.finish import finish
+from autotune.proxy.holdout import split_held_out
+from autotune.proxy.prune import PrunedEstimator, calibration_sequences
+from autotune.proxy.score_traces import acceptance_of
+from autotune.proxy.training import Recipe
+from autotune.traces import Traces
+from autotune.weights import ModelWeights
+
+RECIPE = Recipe(learning_rate=1e-2, batch_tokens=128, warmup_steps=4, checkpoint_steps=5)
+
+
+@pytest.fixture(scope="module")
+def draft(source: ModelWeights, greedy_traces: Traces) -> ModelWeights:
+    importance = calibrate(source, calibration_sequences(greedy_traces))
+    return PrunedEstimator(source, importance).weights(replace(source.shape, layers=1))
+
+
+def mean_acceptance(weights: ModelWeights, traces: Traces) -> float:
+    return float(np.concatenate(acceptance_of(weights, traces)).mean())
+
+
+def test_a_better_draft_is_kept(draft: ModelWeights, greedy_traces: Traces) -> None:
+    shares: list[float] = []
+    # One text serves to learn and to judge, so the draft is sure to improve.
+    one_text = replace(greedy_traces, items=greedy_traces.items[:1])
+    finished = finish(draft, one_text, 0.005, recipe=RECIPE, on_progress=shares.append)
+    assert finished.improved
+    assert finished.after > finished.before
+    assert mean_acceptance(finished.weights, one_text) == pytest.approx(finished.after)
+    assert shares[-1] == 1.0
+    assert shares == sorted(shares)
+
+
+def test_a_worse_draft_is_thrown_away(source: ModelWeights, greedy_traces: Traces) -> None:
+    """The source is the target itself here: training with a reckless rate can only harm."""
+    finished = finish(source, greedy_traces, 0.002, recipe=replace(RECIPE, learning_rate=1.0))
+    assert finished.before == 1.0
+    assert finished.after < 1.0
+    assert not finished.improved
+    assert finished.weights is source
+
+
+def test_the_same_seed_gives_the_same_draft(draft: ModelWeights, greedy_traces: Traces) -> None:
+    one, other = (finish(draft, greedy_traces, 0.002, seed=4, recipe=RECIPE) for _ in range(2))
+    assert one.after == other.after
+    assert all(np.array_equal(one.weights.arrays[name], other.weights.arrays[name]) for name in draft.arrays)
+
+
+def test_both_are_judged_on_held_out_traces(draft: ModelWeights, greedy_traces: Traces) -> None:
+    _, judged = split_held_out(greedy_traces)
+    assert finish(draft, greedy_traces, 0.002, recipe=RECIPE).before == mean_acceptance(draft, judged)
+
+
+def test_divergence_leaves_the_draft_as_it_was(
+    draft: ModelWeights, greedy_traces: Traces, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished = finish(draft, greedy_traces, 0.002, recipe=replace(RECIPE, learning_rate=1e30))
+    assert finished.weights is draft
+    assert finished.before == finished.after
+    assert "the finish changed nothing" in caplog.text
+
+
+def test_a_finish_below_one_step_is_refused(draft: ModelWeights, greedy_traces: Traces) -> None:
+    with pytest.raises(BadRequest, match="less than one training step: give at least"):
+        finish(draft, greedy_traces, 1e-7)

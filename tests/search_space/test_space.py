@@ -1,0 +1,178 @@
+import logging
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import FixedTrial
+
+from autotune.candidate import Candidate, DraftShape, Precision
+from autotune.errors import BadRequest
+from autotune.search_space.space import Ranges, SearchSpace, make_space
+
+MHA = DraftShape(layers=8, heads=4, kv_heads=4, head_dim=32, hidden=128, ffn=352, vocab=2048)
+GQA = DraftShape(layers=6, heads=8, kv_heads=2, head_dim=16, hidden=128, ffn=512, vocab=1000)
+MQA = DraftShape(layers=3, heads=4, kv_heads=1, head_dim=16, hidden=64, ffn=48, vocab=300)
+BOTH = (Precision.FP32, Precision.INT8)
+
+
+def space_of(source: DraftShape = MHA, *, precisions: tuple[Precision, ...] = BOTH, **ranges: str) -> SearchSpace:
+    return make_space(source, Ranges(**ranges), ("onnxruntime",), precisions)
+
+
+def range_text(largest: int) -> st.SearchStrategy[str]:
+    numbers = st.integers(1, largest)
+    lists = st.lists(numbers, min_size=1, max_size=4).map(lambda values: ",".join(map(str, values)))
+    spans = st.tuples(numbers, numbers, st.integers(1, 3)).map(lambda t: f"{min(t[:2])}:{max(t[:2])}:{t[2]}")
+    return st.one_of(lists, spans)
+
+
+@st.composite
+def spaces(draw: Callable[..., object]) -> SearchSpace:
+    group, kv_heads = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    source = DraftShape(
+        layers=draw(st.integers(1, 9)),
+        heads=group * kv_heads,
+        kv_heads=kv_heads,
+        head_dim=8,
+        hidden=draw(st.sampled_from([16, 48, 64])),
+        ffn=draw(st.integers(1, 130)),
+        vocab=50,
+    )
+    limits = {
+        "layers": source.layers,
+        "heads": source.heads,
+        "kv_heads": kv_heads,
+        "ffn": source.ffn,
+        "hidden": source.hidden,
+    }
+    ranges = {name: draw(st.none() | range_text(limit)) for name, limit in limits.items()}
+    lookahead = draw(st.sampled_from(["0:4", "1:3", "2", "0,1,2,5", "0:8:4"]))
+    precisions = draw(st.sampled_from([(Precision.FP32,), BOTH]))
+    try:
+        return make_space(
+            source, Ranges(**ranges, lookahead=lookahead), ("a", "b")[: draw(st.integers(1, 2))], precisions
+        )
+    except BadRequest:  # heads that do not divide
+        return space_of(source)
+
+
+@settings(max_examples=100, deadline=None)
+@given(spaces(), st.data())
+def test_every_build_is_distinct_inside_the_source_and_can_be_suggested(
+    space: SearchSpace, data: st.DataObject
+) -> None:
+    builds = list(space.builds())
+    assert len(builds) == len({build.key() for build in builds}) == space.size
+    for build in builds:
+        inside(build.shape, space.source)
+    for _ in range(5):
+        build = data.draw(st.sampled_from(builds))
+        candidate = Candidate(build, data.draw(st.sampled_from(space.lookahead.values)))
+        assert space.suggest(FixedTrial(space.params(candidate))) == candidate
+
+
+@settings(max_examples=100, deadline=None)
+@given(spaces())
+def test_seeds_are_distinct_members_of_the_space(space: SearchSpace) -> None:
+    seeds = space.seeds()
+    assert seeds
+    assert {seed.build for seed in seeds} <= set(space.builds())
+    assert len({seed.build for seed in seeds}) == len(seeds)
+    assert {seed.lookahead for seed in seeds} <= set(space.lookahead.values)
+
+
+def inside(shape: DraftShape, source: DraftShape) -> None:
+    assert (shape.head_dim, shape.vocab) == (source.head_dim, source.vocab)
+    assert shape.layers <= source.layers
+    assert shape.hidden <= source.hidden
+    assert shape.ffn <= source.ffn
+    assert shape.kv_heads <= source.kv_heads
+    assert shape.heads // shape.kv_heads <= source.heads // source.kv_heads
+
+
+def test_default_axes() -> None:
+    space = space_of()
+    assert space.layers.values == tuple(range(1, 9))
+    assert space.attention == ((1, 1), (2, 2), (3, 3), (4, 4))
+    assert space.ffn.values == tuple(range(32, 353, 32))
+    assert space.hidden.values == (128,)
+    assert space.lookahead.values == tuple(range(1, 9))
+    assert space.max_lookahead == 8
+
+
+def test_default_axes_of_a_deep_source_stay_shallow() -> None:
+    assert space_of(DraftShape(80, 64, 8, 128, 8192, 28672, 128256)).layers.values[-1] == 12
+
+
+def test_seeds_are_wide_and_shallow_at_every_precision() -> None:
+    seeds = space_of().seeds()
+    assert {seed.shape.layers for seed in seeds} == {1, 2, 3}
+    assert {seed.shape.heads for seed in seeds} == {4}
+    assert {seed.shape.ffn for seed in seeds} == {192, 352}
+    assert {seed.build.precision for seed in seeds} == set(BOTH)
+
+
+@pytest.mark.parametrize(
+    ("source", "ranges", "attention"),
+    [
+        (GQA, {}, ((4, 1), (8, 2))),
+        (MQA, {}, ((4, 1),)),
+        (MHA, {"heads": "3:3"}, ((3, 3),)),
+        (MHA, {"heads": "1,4"}, ((1, 1), (4, 4))),
+        (GQA, {"heads": "2,4,8"}, ((2, 2), (4, 2), (8, 2))),
+        (GQA, {"kv_heads": "1"}, ((1, 1), (2, 1), (3, 1), (4, 1))),
+        (GQA, {"heads": "4", "kv_heads": "1:2"}, ((4, 1), (4, 2))),
+        (GQA, {"heads": "3", "kv_heads": "1"}, ((3, 1),)),
+    ],
+)
+def test_heads_keep_whole_groups(
+    source: DraftShape, ranges: dict[str, str], attention: tuple[tuple[int, int], ...]
+) -> None:
+    assert space_of(source, **ranges).attention == attention
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ({"heads": "5,7"}, r"--heads 5,7: the heads do not divide into groups of at most 4, .*8 heads, 2 kv heads"),
+        ({"heads": "8", "kv_heads": "1"}, r"--heads 8 --kv-heads 1: the heads do not divide"),
+        ({"heads": "9"}, "--heads 9: the source has only 8"),
+        ({"kv_heads": "3"}, "--kv-heads 3: the source has only 2"),
+        ({"layers": "7:9"}, "--layers 7:9: the source has only 6"),
+        ({"ffn": "1024"}, "--ffn 1024: the source has only 512"),
+        ({"hidden": "256"}, "--hidden 256: the source has only 128"),
+        ({"lookahead": "0"}, "--lookahead 0 alone leaves nothing to search"),
+        ({"layers": "9:3"}, "the range is empty"),
+    ],
+)
+def test_impossible_ranges_are_refused(ranges: dict[str, str], message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        space_of(GQA, **ranges)
+
+
+def test_values_beyond_the_source_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        space = space_of(GQA, layers="4:12", ffn="256,512,2048")
+    assert space.layers.values == (4, 5, 6)
+    assert space.ffn.values == (256, 512)
+    assert [record.getMessage() for record in caplog.records] == [
+        "--layers 4:12: values above the source's 6 are left out",
+        "--ffn 256,512,2048: values above the source's 512 are left out",
+    ]
+
+
+def test_no_warning_where_everything_fits(caplog: pytest.LogCaptureFixture) -> None:
+    space_of(GQA, layers="1:6", heads="4,8", ffn="128:512:128")
+    assert not caplog.records
+
+
+def test_the_target_alone_is_no_value_of_the_lookahead_axis() -> None:
+    assert space_of(lookahead="0:8:4").lookahead.values == (4, 8)
+    assert space_of(lookahead="0,3").lookahead.values == (3,)
+
+
+def test_what_is_named_twice_is_searched_once() -> None:
+    space = make_space(MHA, Ranges(layers="1"), ("a", "a"), (Precision.INT8, Precision.INT8))
+    assert space.backends == ("a",)
+    assert len(set(space.builds())) == space.size == len(list(space.builds()))

@@ -1,0 +1,58 @@
+"""Latencies and acceptances with round numbers, and the results that follow from them."""
+
+from autotune.candidate import Build, DraftShape, Precision
+from autotune.results import (
+    Acceptance,
+    LatencyTable,
+    Measured,
+    MeasureSettings,
+    Rejected,
+    Score,
+    TargetLatency,
+    TrialRecord,
+)
+from autotune.score import score_lookahead
+
+SETTINGS = MeasureSettings(context_tokens=64, threads=1)
+SHAPE = DraftShape(layers=2, heads=4, kv_heads=4, head_dim=8, hidden=32, ffn=48, vocab=100)
+BUILD = Build(SHAPE, "onnxruntime", Precision.FP32)
+
+
+def latency(*seconds: float) -> LatencyTable:
+    """A table with these medians for n = 1, 2, …, each with a sample on either side."""
+    return LatencyTable(tuple((0.9 * s, s, 1.2 * s) for s in seconds), SETTINGS, "cpu:test")
+
+
+def target_latency(lookaheads: int = 4) -> TargetLatency:
+    """10 ms a step, 1 ms more for every further position; 0.5 ms around a round, 0.2 ms around a plain step."""
+    return TargetLatency(latency(*(0.010 + 0.001 * n for n in range(lookaheads + 1))), 0.0005, 0.0002)
+
+
+def constant_acceptance(kept: float, lookaheads: int = 4) -> Acceptance:
+    """Two traces on which TAR(k) = 1 + kept · k."""
+    rounds = tuple(1 / (1 + kept * k) for k in range(lookaheads + 1))
+    return Acceptance(
+        tokens=(100, 300),
+        rounds=(tuple(100 * r for r in rounds), tuple(300 * r for r in rounds)),
+        accepted=(kept,) * lookaheads,
+        examined=(1.0,) * lookaheads,
+    )
+
+
+def measured(kept: float, step_s: float, lookaheads: int = 4) -> Measured:
+    """A build whose drafts cost `step_s` a token, scored for every lookahead."""
+    acceptance = constant_acceptance(kept, lookaheads)
+    burst = latency(*(step_s * k for k in range(1, lookaheads + 1)))
+    return Measured(acceptance, burst, 0.5, scores(acceptance, burst, lookaheads))
+
+
+def scores(acceptance: Acceptance, burst: LatencyTable, lookaheads: int) -> tuple[Score, ...]:
+    """Scores of 1 … `lookaheads` beside the target of `target_latency`."""
+    target = target_latency(lookaheads)
+    return tuple(score_lookahead(acceptance, burst, target, k) for k in range(1, lookaheads + 1))
+
+
+def record(number: int, outcome: Measured | Rejected, build: Build = BUILD) -> TrialRecord:
+    """A record of that outcome."""
+    params: dict[str, int | str] = {"layers": build.shape.layers, "heads": "4/4", "precision": build.precision.value}
+    return TrialRecord(number, build, build.shape.parameters, 1.5, outcome, params)

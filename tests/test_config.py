@@ -1,0 +1,147 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.candidate import Precision
+from autotune.config import TuneConfig, make_config, parse_duration
+from autotune.errors import BadRequest
+from autotune.sampling import SamplingSettings
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    return tmp_path / "tune.toml"
+
+
+def test_defaults() -> None:
+    config = make_config({})
+    assert (config.target, config.source, config.proxy, config.device) == ("demo", None, "elastic", "cpu")
+    assert (config.precision, config.backend) == ((Precision.FP32,), ("onnxruntime",))
+    assert (config.elastic_budget, config.finish, config.validate_top) == (120.0, 30.0, 3)
+    assert config.lookahead == "0:8"
+    assert config == TuneConfig()
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(toml: Path) -> None:
+    toml.write_text('trials = 7\nseed = 5\ntime-budget = "2m"\nmax_new_tokens = 10\n')
+    config = make_config({"trials": 3, "seed": None}, toml)
+    assert (config.trials, config.seed, config.time_budget, config.max_new_tokens) == (3, 5, 120.0, 10)
+    assert config.validate_top == 3
+
+
+def test_names_may_be_written_with_dashes_or_underscores(toml: Path) -> None:
+    toml.write_text('kv-heads = "1:2"\nelastic_budget = "30s"\nvalidate = 2\n')
+    config = make_config({"max-memory": "2GiB"}, toml)
+    assert (config.kv_heads, config.elastic_budget, config.validate_top) == ("1:2", 30.0, 2)
+    assert config.max_memory == 2 << 30
+    assert config.ranges.kv_heads == "1:2"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30.0),
+        ("2m", 120.0),
+        ("1h30m", 5400.0),
+        ("1h 30m 5s", 5405.0),
+        ("250ms", 0.25),
+        ("1.5h", 5400.0),
+        (" 10 s ", 10.0),
+        ("45", 45.0),
+        (45, 45.0),
+        (0.5, 0.5),
+    ],
+)
+def test_durations(text: object, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5 minutes", "10x", "s", "1m30", "-5s", "1:30", True, None, [3]])
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a duration; write 30s"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512MiB", 512 << 20), ("2GiB", 2 << 30), ("1GB", 10**9), (1000, 1000), ("1.5KiB", 1536)]
+)
+def test_sizes(text: object, size: int) -> None:
+    assert make_config({"max_memory": text}).max_memory == size
+
+
+@pytest.mark.parametrize("written", ["fp32,int8", "fp32, int8", ["fp32", "int8"]])
+def test_lists_are_written_with_commas_or_as_lists(written: object) -> None:
+    assert make_config({"precision": written}).precision == (Precision.FP32, Precision.INT8)
+
+
+def test_sampling() -> None:
+    config = make_config({"temperature": 0.7, "top_k": 5, "top_p": 0.9})
+    assert config.sampling == SamplingSettings(0.7, 5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"trials": 0}, "--trials 0: .*greater than or equal to 1"),
+        ({"trials": "many"}, "--trials many: .*valid integer"),
+        ({"time_budget": "soon"}, "--time-budget soon: 'soon' is not a duration"),
+        ({"time_budget": "-1"}, "--time-budget -1: .*greater than or equal to 0"),
+        ({"time_budget": "inf"}, "--time-budget inf: .*finite"),
+        ({"elastic_budget": "nan"}, "--elastic-budget nan: .*"),
+        ({"max_latency": "0ms"}, "--max-latency 0ms: .*greater than 0"),
+        ({"run_timeout": 0}, "--run-timeout 0.*: .*greater than 0"),
+        ({"precision": "int4"}, "--precision int4: .*'fp32' or 'int8'"),
+        ({"precision": "fp32,,int8"}, "--precision"),
+        ({"precision": []}, "--precision"),
+        ({"proxy": "magic"}, "--proxy magic: .*'pruned' or 'elastic'"),
+        ({"max_memory": "lots"}, "--max-memory lots: could not"),
+        ({"max_memory": "0"}, "--max-memory 0: .*greater than 0"),
+        ({"temperature": -1}, "--temperature -1: .*greater than or equal to 0"),
+        ({"top_p": 0}, "--top-p 0: .*greater than 0"),
+        ({"validate": 0}, "--validate 0: .*greater than or equal to 1"),
+        ({"layers": 5}, "--layers 5: .*valid string"),
+        ({"threads": 0}, "--threads 0"),
+        ({"resume": "perhaps"}, "--resume perhaps: .*valid boolean"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRequest, match=message) as caught:
+        make_config(flags)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["layer", "validate_top", "run"])
+def test_an_unknown_key_is_refused_with_those_that_are_known(toml: Path, key: str) -> None:
+    toml.write_text(f"{key} = 3\n")
+    with pytest.raises(BadRequest, match="unknown configuration key") as caught:
+        make_config({}, toml)
+    assert repr(key.replace("_", "-")) in str(caught.value)
+    assert "kv-heads" in str(caught.value)
+    assert "validate," in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"trials = ", b"\xff\xfe", b"trials = 1\ntrials = 2\n"])
+def test_a_file_that_is_no_toml_is_refused_in_one_line(toml: Path, content: bytes) -> None:
+    toml.write_bytes(content)
+    with pytest.raises(BadRequest, match="cannot be read") as caught:
+        make_config({}, toml)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_missing_or_a_folder_is_refused(toml: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="does not exist"):
+        make_config({}, toml)
+    with pytest.raises(BadRequest, match="cannot be read"):
+        make_config({}, tmp_path)
+
+
+def test_every_flag_of_the_command_is_a_key() -> None:
+    import inspect
+
+    from autotune.cli import run
+
+    flags = set(inspect.signature(run).parameters) - {"config"}
+    keys = {field.alias or name for name, field in TuneConfig.model_fields.items()}
+    assert flags == keys

@@ -1,0 +1,87 @@
+from dataclasses import replace
+
+import pytest
+
+from autotune.results import Evidence, LatencyTable
+from autotune.score import score_lookahead, score_target_alone
+from tests.support.figures import constant_acceptance, latency, target_latency
+
+
+def test_a_score_is_tokens_over_seconds() -> None:
+    acceptance, burst, target = constant_acceptance(0.5), latency(0.002, 0.004, 0.006, 0.008), target_latency()
+    score = score_lookahead(acceptance, burst, target, 3)
+    assert score.lookahead == 3
+    assert score.tokens_per_round.value == pytest.approx(2.5)
+    assert score.round_s.value == pytest.approx(0.006 + 0.013 + 0.0005)
+    assert score.tokens_per_s.value == pytest.approx(2.5 / 0.0195)
+    assert score.speedup.value == pytest.approx(2.5 / 0.0195 * 0.0102)
+
+
+def test_intervals_scale_with_the_tokens() -> None:
+    acceptance = replace(constant_acceptance(0.5), rounds=((100.0, 50.0), (300.0, 250.0)))
+    score = score_lookahead(acceptance, latency(0.002), target_latency(), 1)
+    tokens = score.tokens_per_round
+    assert 300 / 250 <= tokens.low < tokens.value == pytest.approx(400 / 300)
+    assert tokens.value < tokens.high <= 100 / 50
+    for figure in (score.tokens_per_s, score.speedup):
+        factor = figure.value / tokens.value
+        assert (figure.low, figure.high) == pytest.approx((tokens.low * factor, tokens.high * factor))
+
+
+@pytest.mark.parametrize(
+    ("of_acceptance", "of_burst", "of_target", "of_speed"),
+    [
+        (Evidence.ESTIMATED, Evidence.MEASURED, Evidence.MEASURED, Evidence.ESTIMATED),
+        (Evidence.MEASURED, Evidence.MEASURED, Evidence.MEASURED, Evidence.MEASURED),
+        (Evidence.MEASURED, Evidence.EXTRAPOLATED, Evidence.MEASURED, Evidence.EXTRAPOLATED),
+        (Evidence.ESTIMATED, Evidence.STAND_IN, Evidence.STAND_IN, Evidence.STAND_IN),
+        (Evidence.MEASURED, Evidence.MEASURED, Evidence.STAND_IN, Evidence.STAND_IN),
+    ],
+)
+def test_a_speed_is_never_better_founded_than_what_it_is_made_of(
+    of_acceptance: Evidence, of_burst: Evidence, of_target: Evidence, of_speed: Evidence
+) -> None:
+    target = target_latency()
+    score = score_lookahead(
+        replace(constant_acceptance(0.5), evidence=of_acceptance),
+        replace(latency(0.001, 0.002), evidence=of_burst),
+        replace(target, verify=replace(target.verify, evidence=of_target)),
+        2,
+    )
+    assert score.tokens_per_round.evidence == of_acceptance
+    assert score.tokens_per_s.evidence == score.speedup.evidence == of_speed
+
+
+def test_a_round_is_as_well_founded_as_its_worse_half() -> None:
+    target = target_latency()
+    guessed = replace(target, verify=replace(target.verify, evidence=Evidence.STAND_IN))
+    score = score_lookahead(constant_acceptance(0.5), latency(0.001), guessed, 1)
+    assert score.round_s.evidence == Evidence.STAND_IN
+
+
+def test_the_target_alone_is_the_unit() -> None:
+    alone = score_target_alone(target_latency())
+    assert alone.lookahead == 0
+    assert alone.tokens_per_round.value == alone.speedup.value == 1.0
+    assert alone.round_s.value == pytest.approx(0.0102)
+    assert alone.tokens_per_s.value == pytest.approx(1 / 0.0102)
+
+
+def test_a_pair_breaks_even_where_tokens_and_seconds_grow_alike() -> None:
+    """B beats A exactly if TAR_B / TAR_A exceeds the ratio of their rounds."""
+    target = target_latency()
+    a, b = (
+        score_lookahead(constant_acceptance(kept), latency(step, 2 * step), target, 2)
+        for kept, step in [(0.4, 0.001), (0.5, 0.002)]
+    )
+    richer = b.tokens_per_round.value / a.tokens_per_round.value
+    longer = b.round_s.value / a.round_s.value
+    assert (b.tokens_per_s.value > a.tokens_per_s.value) == (richer > longer)
+
+
+def test_medians_and_quartiles_of_a_table() -> None:
+    samples = ((4.0, 1.0, 2.0, 3.0), (9.0, 5.0, 7.0))
+    table = LatencyTable(samples, latency(1.0).settings, "cpu:test")
+    assert table.largest == 2
+    assert [table.seconds(n) for n in (0, 1, 2)] == [0.0, 2.5, 7.0]
+    assert table.spread(1) == (2.0, 4.0)

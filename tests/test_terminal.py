@@ -1,0 +1,128 @@
+import logging
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from autotune import terminal
+from autotune.progress import SearchStatus
+from autotune.results import Measured, Rejected, RejectReason
+from autotune.terminal import TerminalObserver, describe_score
+from tests.support.figures import measured, record
+
+BEST = record(3, measured(0.8, 0.001))
+STATUS = SearchStatus(evaluated=7, planned=48, rejected=1, front_size=4, best=(BEST, BEST.scores[0]), left_s=83.4)
+
+
+class Screen:
+    """A console of 80 columns whose output can be read."""
+
+    def __init__(self, *, is_terminal: bool = False) -> None:
+        self.file = StringIO()
+        self.console = Console(file=self.file, width=80, force_terminal=is_terminal, highlight=False)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.file.getvalue().splitlines()
+
+
+@pytest.fixture
+def screen() -> Screen:
+    return Screen()
+
+
+def shown(screen: Screen, outcome: Measured | Rejected, status: SearchStatus = STATUS) -> str:
+    with TerminalObserver(screen.console) as observer:
+        observer.trial(record(6, outcome), status)
+    (line,) = screen.lines
+    return line
+
+
+def test_a_measured_trial_is_one_plain_line(screen: Screen) -> None:
+    line = shown(screen, measured(0.5, 0.001))
+    assert line.startswith("   7/48 2L-4H-48F-32D")
+    assert " fp32 k=4 3.00 tokens/round " in line
+    assert line.endswith("front 4 · 1:23 left")
+    assert f"best 2L-4H-48F-32D k={STATUS.best[1].lookahead} {STATUS.best[1].speedup.value:.2f}×" in line
+    assert "\x1b" not in line
+
+
+def test_a_rejected_trial_is_one_line_with_its_reason(screen: Screen) -> None:
+    detail = "[ONNXRuntimeError] : 1 : FAIL : Load model failed:\n  no kernel for [/bold] " + "x" * 100
+    line = shown(screen, Rejected(RejectReason.BUILD_ERROR, detail, "stderr"))
+    assert line == f"   7/48 {'2L-4H-48F-32D':<22} fp32 build-error: {' '.join(detail.split())}"
+
+
+def test_the_first_trial_may_have_no_best(screen: Screen) -> None:
+    status = replace(STATUS, best=None, evaluated=1, front_size=0)
+    assert "best" not in shown(screen, measured(0.5, 0.001), status)
+
+
+def test_phases_notes_and_warnings_are_lines(screen: Screen) -> None:
+    long = "a note in [brackets] " + "that is longer than the console is wide " * 3
+    with TerminalObserver(screen.console) as observer:
+        observer.phase("Compiling the target")
+        observer.note(long.strip())
+        observer.progress(0.5)
+        logging.getLogger("autotune.search_space.space").warning("--layers %s: [red] %s", "1:9", "y" * 90)
+        logging.getLogger("autotune").info("too much to show")
+        observer.phase("Searching 12 drafts")
+    assert screen.lines == [
+        "Compiling the target …",
+        f"  {long.strip()}",
+        "warning: --layers 1:9: [red] " + "y" * 90,
+        "Searching 12 drafts …",
+    ]
+
+
+def test_a_long_phase_says_now_and_then_how_far_it_is(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now_s[0])
+    with TerminalObserver(screen.console) as observer:
+        observer.phase("Training")
+        for second in range(40):
+            now_s[0] = float(second)
+            observer.progress(second / 40)
+    assert screen.lines == ["Training …", "  Training: 40%", "  Training: 80%"]
+
+
+def test_the_log_is_given_back(screen: Screen) -> None:
+    before = list(logging.getLogger("autotune").handlers)
+    with TerminalObserver(screen.console):
+        assert len(logging.getLogger("autotune").handlers) == len(before) + 1
+    assert logging.getLogger("autotune").handlers == before
+
+
+def test_everything_goes_to_stderr_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with TerminalObserver() as observer:
+        observer.phase("Compiling the target")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == "Compiling the target …\n"
+
+
+def test_a_terminal_keeps_a_line_of_every_phase_and_trial() -> None:
+    screen = Screen(is_terminal=True)
+    with TerminalObserver(screen.console) as observer:
+        observer.phase("Compiling the target")
+        observer.progress(0.3)
+        observer.phase("Searching 12 drafts")
+        observer.trial(record(6, Rejected(RejectReason.CRASHED, "died of SIGSEGV [/]")), STATUS)
+        observer.trial(record(7, measured(0.5, 0.001)), STATUS)
+        observer.note("done")
+    text = screen.file.getvalue()
+    assert "✓" in text
+    assert "Compiling the target" in text
+    assert "died of SIGSEGV [/]" in text
+    assert "tokens/round" in text
+    assert "7/48, front 4, 1:23 left" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (59.6, "1:00"), (83.4, "1:23"), (3600.0, "60:00")])
+def test_time_left(screen: Screen, seconds: float, text: str) -> None:
+    assert shown(screen, measured(0.5, 0.001), replace(STATUS, left_s=seconds)).endswith(f" {text} left")
+
+
+def test_a_score_in_a_few_words() -> None:
+    assert describe_score(BEST, BEST.scores[1]) == f"2L-4H-48F-32D k=2 {BEST.scores[1].speedup.value:.2f}×"
