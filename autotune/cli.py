@@ -158,9 +158,10 @@ def generate(
     """Generate text with the shipped pair; the statistics go to stderr."""
     from autotune.pair import Pair
 
+    text = _prompt_text(prompt)
     pair = Pair.open(artifact, target, threads=threads)
     pieces = pair.stream(
-        _prompt_text(prompt),
+        text,
         max_new_tokens,
         temperature=temperature,
         top_k=top_k,

@@ -1,7 +1,7 @@
 """The last short training of one draft, before it is compiled and shipped."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Finished:
     before: float
     """Mean acceptance probability of a drafted token on training traces that were held out."""
     after: float
-    tokens: int = field(default=0)
+    tokens: int = 0
     """Training tokens spent."""
 
     @property

@@ -27,7 +27,11 @@ _CHECKPOINT = "training.safetensors"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the optimiser works; part of the cache key of what it trains."""
+    """How the optimiser works.
+
+    Neither weight decay nor an average of the weights is used: with a rate that falls to zero, both left the
+    acceptance of drafts where it was.
+    """
 
     learning_rate: float = 1.5e-3
     batch_tokens: int = 1024
@@ -35,9 +39,6 @@ class Recipe:
     decay_share: float = 0.5
     """Share of the steps, at the end, over which the learning rate falls to zero."""
     clip_norm: float = 1.0
-    weight_decay: float = 0.0
-    averaging: float = 0.95
-    """Decay per step of the exponential moving average of the weights that is the result; 0 switches it off."""
     checkpoint_steps: int = 50
 
     def rate(self, step: int, steps: int) -> float:
@@ -49,7 +50,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Trained:
-    """The averaged weights at the end, or at the last good checkpoint before the loss stopped being a number."""
+    """The weights at the end, or at the last checkpoint before the loss became NaN or infinite."""
 
     tensors: Mapping[str, Tensor]
     diverged_at_step: int | None
@@ -84,18 +85,18 @@ def train(
     if path and path.exists():
         run.load(path)
         logger.info("training continues at step %d of %d", run.step, steps)
-    good: dict[str, Tensor] | None = run.averaged() if run.step else None
+    good: dict[str, Tensor] | None = run.snapshot() if run.step else None
     while run.step < steps:
         loss = loss_at(run.step)
         if not run.update(loss, recipe.rate(run.step, steps)):
             return _fall_back(good, run.step)
         if run.step % recipe.checkpoint_steps == 0 or run.step == steps:
-            good = run.averaged()
+            good = run.snapshot()
             if path:
                 run.save(path)
         if on_progress:
             on_progress(run.step / steps)
-    return Trained(run.averaged(), None)
+    return Trained(run.snapshot(), None)
 
 
 @contextmanager
@@ -111,25 +112,21 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def _fall_back(good: dict[str, Tensor] | None, step: int) -> Trained:
     if good is None:
-        raise TrainingDiverged(
-            f"the training loss stopped being a finite number at step {step}: lower the learning rate"
-        )
-    logger.warning("the training loss stopped being a finite number at step %d: the last good weights are kept", step)
+        raise TrainingDiverged(f"the training loss became NaN or infinite at step {step}: lower the learning rate")
+    logger.warning("the training loss became NaN or infinite at step %d: the last good weights are kept", step)
     return Trained(good, step)
 
 
 class _Run:
-    """Tensors under training, their optimiser, their moving average, and the number of steps done."""
+    """Tensors under training, their optimiser, and the number of steps done."""
 
     def __init__(self, tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
         self.step = 0
         self._tensors = tensors
         self._recipe = recipe
-        matrices = [tensor for tensor in tensors.values() if tensor.dim() > 1]
-        vectors = [tensor for tensor in tensors.values() if tensor.dim() == 1]
-        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
-        self._average = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._optimizer = torch.optim.AdamW(
+            tensors.values(), recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
 
     def update(self, loss: Tensor, learning_rate: float) -> bool:
         """Whether the step was made; a loss or gradient that is not finite leaves everything as it was."""
@@ -142,23 +139,17 @@ class _Run:
             group["lr"] = learning_rate
         self._optimizer.step()
         self.step += 1
-        # A young average follows closely, or it would remember the untrained weights.
-        decay = min(self._recipe.averaging, self.step / (self.step + 10))
-        with torch.no_grad():
-            for name, tensor in self._tensors.items():
-                self._average[name].lerp_(tensor, 1.0 - decay)
         return True
 
-    def averaged(self) -> dict[str, Tensor]:
-        """A copy of the averaged weights."""
-        return {name: tensor.clone() for name, tensor in self._average.items()}
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of the weights."""
+        return {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
 
     def save(self, path: Path) -> None:
         """Write everything `load` needs."""
         arrays = {}
         for name, tensor in self._tensors.items():
             arrays[f"{name}|weight"] = tensor.detach().numpy()
-            arrays[f"{name}|average"] = self._average[name].numpy()
             for kind, value in self._optimizer.state.get(tensor, {}).items():
                 arrays[f"{name}|{kind}"] = value.numpy()
         write_tensors(path, arrays, {"step": str(self.step)})
@@ -173,7 +164,5 @@ class _Run:
             if kind == "weight":
                 with torch.no_grad():
                     self._tensors[name].copy_(value)
-            elif kind == "average":
-                self._average[name] = value
             else:
                 self._optimizer.state[self._tensors[name]][kind] = value

@@ -74,15 +74,15 @@ def test_divergence_keeps_the_last_checkpoint(
     source: ModelWeights, poison: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = network_of(source, trainable=True)
-    averages: list[Tensor] = []
+    asked: list[int] = []
 
     def loss_at(step: int) -> Tensor:
-        averages.append(network.tensors["norm"].detach().clone())
+        asked.append(step)
         return loss_of(network, step) * (poison if step == 10 else 1.0)
 
     stopped = train(network, loss_at, STEPS, RECIPE)
     assert stopped.diverged_at_step == 10
-    assert len(averages) == 11
+    assert asked[-1] == 10
     assert "step 10" in caplog.text
     assert all(torch.isfinite(tensor).all() for tensor in stopped.tensors.values())
     # What is kept is the state of step 8, the last multiple of checkpoint_steps.
@@ -101,13 +101,9 @@ def test_divergence_before_any_checkpoint_is_an_error(source: ModelWeights) -> N
         train(network, lambda step: loss_of(network, step) if step < 2 else _nan(network), STEPS, RECIPE)
 
 
-def test_a_step_that_blows_up_the_weights_is_noticed(source: ModelWeights) -> None:
-    """A learning rate beyond all reason: whatever happens, no NaN is handed out."""
-    try:
-        result = run(source, None, recipe=Recipe(learning_rate=1e30, checkpoint_steps=4))
-    except TrainingDiverged:
-        return
-    assert all(torch.isfinite(tensor).all() for tensor in result.tensors.values())
+def test_a_reckless_learning_rate_diverges_instead_of_handing_out_nan(source: ModelWeights) -> None:
+    with pytest.raises(TrainingDiverged):
+        run(source, None, recipe=Recipe(learning_rate=1e30, checkpoint_steps=4))
 
 
 def test_the_loss_is_cross_entropy_at_the_workloads_temperature(source: ModelWeights) -> None:

@@ -1,0 +1,49 @@
+"""An artifact with a draft for the demo, without a search: for tests of the runtime."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from autotune.artifact import DraftDescription, Manifest, Provenance, TargetIdentity, write_artifact
+from autotune.candidate import Precision
+from autotune.compile.base import build_program
+from autotune.families import write_checkpoint
+from autotune.proxy.units import pick_layers
+from autotune.targets import resolve_target
+from autotune.tokenizer import tokenizer_files
+from autotune.weights import ModelWeights
+
+
+def artifact_of_demo(folder: Path, layers: int = 6, lookahead: int = 3) -> Path:
+    """The demo's first layers and its last one as a draft for itself."""
+    target = resolve_target("demo")
+    weights = target.read_weights()
+    kept = pick_layers(target.shape.layers, layers)
+    shape = replace(target.shape, layers=layers)
+    arrays = {name: array for name, array in weights.arrays.items() if not name.startswith("layers.")}
+    for index, layer in enumerate(kept):
+        prefix = f"layers.{layer}."
+        names = [name for name in weights.arrays if name.startswith(prefix)]
+        arrays |= {f"layers.{index}.{name.removeprefix(prefix)}": weights.arrays[name] for name in names}
+    draft = ModelWeights(shape, weights.numerics, arrays)
+    manifest = Manifest(
+        target=TargetIdentity(target.id, target.fingerprint, target.tokenizer_fingerprint),
+        lookahead=lookahead,
+        lookahead_schedule=((1, 1, lookahead),),
+        draft=DraftDescription(shape, shape.parameters, "onnxruntime", Precision.FP32),
+        figures=None,
+        device="cpu",
+        threads=1,
+        eos_ids=target.eos_ids,
+        provenance=Provenance("2026-01-01T00:00:00+00:00", "test", 0, None, {}),
+    )
+
+    def fill(into: Path) -> None:
+        build_program("onnxruntime", draft, Precision.FP32, target.numerics.context_tokens, into / "draft")
+        write_checkpoint(draft, into / "checkpoint", like=target.checkpoint)
+        (into / "tokenizer").mkdir()
+        for path in tokenizer_files(target.checkpoint):
+            shutil.copyfile(path, into / "tokenizer" / path.name)
+
+    write_artifact(folder, manifest, fill)
+    return folder

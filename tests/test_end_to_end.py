@@ -1,0 +1,213 @@
+"""The real command line on the demo target, small budgets: search, resume, interrupt, ship, generate, verify."""
+
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autotune.targets import demo_folder
+
+pytestmark = pytest.mark.slow
+
+SMALL = shlex.split(
+    "--layers 1:2 --heads 2,4 --ffn 160:352:192 --lookahead 0:3 --precision fp32 --max-new-tokens 24 --threads 1 "
+    "--elastic-budget 2s --finish 1s --validate 2"
+)
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "autotune", *words]
+
+
+def autotune(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty of the demo's prompts."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    lines = (demo_folder() / "prompts.jsonl").read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[137::9][:30]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
+    """The folder of a whole run; do not write to it."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    done = autotune("run", "--out", str(out), "--prompts", str(prompts), "--trials", "4", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "report:" in done.stdout
+    assert "Traceback" not in done.stderr
+    return out
+
+
+def test_a_run_leaves_what_the_contract_names(finished: Path) -> None:
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
+    assert {"run.json", "study.db", "trials.jsonl", "artifact/manifest.json"} <= names
+    assert {f"report/{name}" for name in ("summary.json", "report.md", "pareto.png", "pareto.svg")} <= names
+    assert "work" not in names
+    summary = json.loads((finished / "report" / "summary.json").read_text())
+    assert {"target", "device", "baseline", "best", "front", "trials", "failed", "wall_s"} <= summary.keys()
+    assert summary["shapes_evaluated"] == summary["trials"] == 4
+    assert summary["failed"] == 0
+    best = summary["best"]
+    assert {"lookahead", "backend", "precision", "parameters", "tar", "tokens_per_s", "speedup"} <= best.keys()
+    assert len(summary["validated"]) == 2
+    for draft in summary["validated"]:
+        assert draft["tar"]["measured"] > 1
+        assert draft["tokens_per_s"]["measured"] > 0
+
+
+def test_each_build_is_evaluated_once(finished: Path) -> None:
+    records = [json.loads(line) for line in (finished / "trials.jsonl").read_text().splitlines()]
+    builds = [json.dumps(record["build"], sort_keys=True) for record in records]
+    assert len(builds) == len(set(builds)) == 4
+    assert [record["number"] for record in records] == [0, 1, 2, 3]
+
+
+def test_the_folder_is_not_overwritten(finished: Path, prompts: Path) -> None:
+    before = (finished / "trials.jsonl").read_bytes()
+    refused = autotune("run", "--out", str(finished), "--prompts", str(prompts), "--trials", "4", *SMALL)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    assert (finished / "trials.jsonl").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def pair_artifact(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact with a draft: the run's own or, where this machine's verdict is k = 0, one made by hand."""
+    if json.loads((finished / "artifact" / "manifest.json").read_text())["lookahead"]:
+        return finished / "artifact"
+    from tests.support.artifacts import artifact_of_demo
+
+    return artifact_of_demo(tmp_path_factory.mktemp("pair") / "artifact")
+
+
+def test_the_pair_runs_without_torch_optuna_or_a_compiler_and_is_lossless(pair_artifact: Path) -> None:
+    script = """
+import sys
+from autotune import Pair
+pair = Pair.open(sys.argv[1], "demo")
+text = "def read_lines(path):\\n"
+paired, alone = pair.generate(text, 60), pair.alone().generate(text, 60)
+assert paired.tokens == alone.tokens and paired.text == alone.text
+assert paired.statistics.rounds < alone.statistics.rounds == 60
+sampled = pair.generate(text, 40, temperature=0.8, top_k=20, top_p=0.9, seed=3)
+assert sampled.tokens == pair.generate(text, 40, temperature=0.8, top_k=20, top_p=0.9, seed=3).tokens
+assert "".join(pair.stream(text, 60)) == paired.text
+stopped = pair.generate(text, 60, stop=[paired.text[10:14]])
+assert stopped.text == paired.text[: paired.text.index(paired.text[10:14])]
+heavy = {"torch", "optuna", "onnx", "transformers", "tvm", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(pair_artifact)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_generate_bench_and_verify(pair_artifact: Path, prompts: Path) -> None:
+    generated = autotune("generate", str(pair_artifact), "--prompt", "import os\n", "--max-new-tokens", "20")
+    assert generated.returncode == 0, generated.stderr
+    assert "20 tokens in" in generated.stderr
+    verified = autotune("verify", str(pair_artifact), "--prompts", str(prompts), "--count", "4")
+    assert verified.returncode == 0, verified.stderr
+    assert "files intact; greedy output of 4 prompts" in verified.stdout
+    bench = autotune(
+        "bench",
+        str(pair_artifact),
+        "--prompts",
+        str(prompts),
+        "--count",
+        "3",
+        "--repeats",
+        "2",
+        "--max-new-tokens",
+        "16",
+    )
+    assert bench.returncode == 0, bench.stderr
+    figures = json.loads(bench.stdout)
+    assert figures["speedup"]["low"] <= figures["speedup"]["value"] <= figures["speedup"]["high"]
+    assert figures["mismatches"] == 0
+
+
+def test_a_changed_byte_is_refused(pair_artifact: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "artifact"
+    shutil.copytree(pair_artifact, copy)
+    weights = copy / "draft" / "weights.bin"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    for words in (("verify", str(copy)), ("generate", str(copy), "--prompt", "x"), ("bench", str(copy))):
+        refused = autotune(*words)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: ")
+        assert "draft/weights.bin was changed" in refused.stderr
+
+
+def test_a_killed_run_resumes_with_nothing_lost_or_repeated(tmp_path: Path, prompts: Path) -> None:
+    out = tmp_path / "run"
+    words = ["run", "--out", str(out), "--prompts", str(prompts), "--trials", "6", *SMALL]
+    with subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _wait_for_trials(out, 2, process)
+        process.send_signal(signal.SIGKILL)
+    before = (out / "trials.jsonl").read_text().splitlines()
+    done = autotune(*words, "--resume")
+    assert done.returncode == 0, done.stderr
+    after = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    assert [json.dumps(json.loads(line)) for line in before] == [json.dumps(record) for record in after[: len(before)]]
+    assert len({json.dumps(record["build"]) for record in after}) == len(after) == 6
+
+
+def test_an_interrupted_run_reports_and_can_be_resumed(tmp_path: Path, prompts: Path) -> None:
+    out = tmp_path / "run"
+    words = ["run", "--out", str(out), "--prompts", str(prompts), "--trials", "8", *SMALL]
+    with subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for_trials(out, 1, process)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1].startswith("error: stopped; the report is in")
+    assert "Traceback" not in stderr
+    summary = json.loads((out / "report" / "summary.json").read_text())
+    assert summary["interrupted"]
+    assert summary["best"]["tokens_per_s"]["measured"] is None
+    assert not (out / "artifact").exists()
+
+
+def test_impossible_constraints_end_with_3_and_a_report(tmp_path: Path, prompts: Path) -> None:
+    out = tmp_path / "run"
+    words = ["--out", str(out), "--prompts", str(prompts), "--trials", "3", "--max-memory", "64KiB", *SMALL]
+    done = autotune("run", *words)
+    assert done.returncode == 3, done.stderr
+    summary = json.loads((out / "report" / "summary.json").read_text())
+    assert summary["failed"] == 3
+    assert "memory" in (out / "report" / "report.md").read_text()
+
+
+def test_traces_can_be_recorded_and_used(tmp_path: Path, prompts: Path) -> None:
+    file, out = tmp_path / "traces.safetensors", tmp_path / "run"
+    recorded = autotune("traces", "--prompts", str(prompts), "--max-new-tokens", "24", "--out", str(file))
+    assert recorded.returncode == 0, recorded.stderr
+    assert "30 traces" in recorded.stdout
+    words = ["--out", str(out), "--traces", str(file), "--trials", "1", "--proxy", "pruned", *SMALL]
+    done = autotune("run", *words)
+    assert done.returncode == 0, done.stderr
+
+
+def _wait_for_trials(out: Path, count: int, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """Until the run has written so many trials; fails if it ends before."""
+    trials = out / "trials.jsonl"
+    deadline = time.monotonic() + 240
+    while not trials.exists() or trials.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline, "the run is too slow"
+        time.sleep(0.05)
