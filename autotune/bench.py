@@ -14,7 +14,7 @@ from autotune.results import Figure, Rejected
 from autotune.sampling import SamplingSettings
 from autotune.tallies import speed, speedup, tokens_per_round
 from autotune.targets import Target, resolve_target
-from autotune.workload import read_prompts, tokenize
+from autotune.workload import BUILTIN, Prompt, read_prompts, split_prompts, tokenize
 
 _TIME_LIMIT_S = 3600.0
 
@@ -101,12 +101,7 @@ def _open(request: BenchRequest) -> tuple[Manifest, Target]:
 
 def _contest(request: BenchRequest, manifest: Manifest, target: Target) -> ContestResult:
     program = Program.read(request.artifact / DRAFT_FOLDER)
-    prompts = [prompt for prompt in read_prompts(request.prompts) if not prompt.only_train]
-    if not prompts:
-        raise BadRequest(f"{request.prompts} holds only prompts to train on: give others to decode")
-    count = min(request.count, len(prompts))
-    chosen = [prompts[index * len(prompts) // count] for index in range(count)]
-    tokens = tokenize(chosen, target.open_tokenizer(), program.capacity_tokens)
+    tokens = tokenize(_prompts(request, manifest), target.open_tokenizer(), program.capacity_tokens)
     contest = ContestRequest(
         target=str(compile_target(target, program.backend, program.capacity_tokens)),
         contenders=(Contender(str(request.artifact / DRAFT_FOLDER), manifest.lookahead),),
@@ -122,3 +117,14 @@ def _contest(request: BenchRequest, manifest: Manifest, target: Target) -> Conte
     if isinstance(result, Rejected):
         raise AutotuneError(f"decoding failed: {result.reason.value}, {result.detail}")
     return result
+
+
+def _prompts(request: BenchRequest, manifest: Manifest) -> list[Prompt]:
+    """`count` prompts, evenly spread; of the built-in ones only those that the artifact's run did not learn from."""
+    prompts = tuple(prompt for prompt in read_prompts(request.prompts) if not prompt.only_train)
+    if request.prompts == BUILTIN:
+        prompts = split_prompts(prompts, manifest.provenance.seed).validate
+    if not prompts:
+        raise BadRequest(f"{request.prompts} holds only prompts to train on: give others to decode")
+    count = min(request.count, len(prompts))
+    return [prompts[index * len(prompts) // count] for index in range(count)]

@@ -64,7 +64,7 @@ def run(
     target: Target = None,
     source: Annotated[str | None, typer.Option(help="Checkpoint drafts are cut from; default: the target.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: autotune-run.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Most builds to evaluate; default: 48.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Most builds to evaluate; default: 64.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="Search time, e.g. 10m; whichever ends first.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers: low:high[:step] or a,b,c.")] = None,
     heads: Annotated[str | None, typer.Option(help="Attention heads.")] = None,
@@ -119,7 +119,7 @@ def traces(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
     top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the target.")] = 1,
 ) -> None:
     """Record the target's own continuations of a prompts file."""
@@ -151,7 +151,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
     top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may be repeated.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: the artifact's.")] = None,
 ) -> None:
@@ -189,7 +189,7 @@ def bench(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     repeats: Annotated[int, typer.Option(min=1, help="Times each prompt is decoded by both.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: the artifact's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:

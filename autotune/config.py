@@ -49,7 +49,7 @@ class TuneConfig(BaseModel):
     source: str | None = None
     """Checkpoint that drafts are cut from; the target itself if None."""
     out: Path = Path("autotune-run")
-    trials: int = Field(48, ge=1)
+    trials: int = Field(64, ge=1)
     """Most builds (distinct shapes on a backend at a precision) to evaluate."""
     time_budget: Duration = 600.0
     """Seconds after which no further build is begun."""
@@ -80,7 +80,7 @@ class TuneConfig(BaseModel):
     elastic_budget: Duration = 120.0
     finish: Duration = 30.0
     validate_top: int = Field(3, ge=1, alias="validate")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 31)
     threads: int | None = Field(None, ge=1)
     """Threads of every program; chosen by measuring the target if None."""
     build_timeout: Duration = Field(120.0, gt=0)

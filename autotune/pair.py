@@ -70,6 +70,16 @@ class Pair:
         tokenizer = Tokenizer.open(folder / TOKENIZER_FOLDER)
         return Pair(manifest, tokenizer, Decoder(target_session, draft_session, manifest.lookahead))
 
+    def close(self) -> None:
+        """Free both models."""
+        self.decoder.close()
+
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def alone(self) -> "Pair":
         """The same target without the draft, to compare with; shares the target's session."""
         return Pair(self.manifest, self.tokenizer, Decoder(self.decoder.target, None, 0))

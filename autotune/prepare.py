@@ -23,6 +23,7 @@ from autotune.results import MeasureSettings, Rejected, TargetLatency
 from autotune.runtime.session import open_session
 from autotune.search_space.constraints import Constraints
 from autotune.search_space.space import SearchSpace, make_space
+from autotune.store import RunFolder
 from autotune.targets import Target, check_same_tokenizer, resolve_target
 from autotune.traces import Traces
 from autotune.weights import random_weights
@@ -33,6 +34,7 @@ MOST_EVICT_BYTES = 256 << 20
 """Reading more than any cache holds would only cost memory and time."""
 TRACED_SHARE = 0.1
 """Distinct continuation tokens to record for training, as a share of the training tokens."""
+_USUAL_CONTEXT_TOKENS = 128
 _THREAD_GAIN = 0.97
 """More threads are taken only if they cut a step's time below this share."""
 
@@ -107,17 +109,17 @@ def resolve(config: TuneConfig) -> Request:
     return Request(config, target, source, device, space, context, workload)
 
 
-def prepare(request: Request, work: Path, observer: Observer) -> Workbench:
-    """The workbench of a request; `work` is a scratch folder of the run."""
+def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbench:
+    """The workbench of a request; a resumed run goes on with the target's latencies it began with."""
     config, target = request.config, request.target
     observer.phase("Compiling the target")
     program = compile_target(target, config.backend[0], request.context_tokens)
-    observer.phase("Measuring the target")
     limits = worker_limits(config)
-    recording = MeasureSettings(
-        context_tokens=min(128, request.context_tokens - request.space.max_lookahead - 1), threads=1
-    )
-    latency = measure_target(request, program, recording, limits.run, thread_counts(config, request.device))
+    latency = folder.read_latency()
+    if latency is None:
+        observer.phase("Measuring the target")
+        latency = measure_target(request, program, target_measuring(request), limits.run)
+        folder.write_latency(latency)
     threads = latency.verify.settings.threads
     observer.note(
         f"{threads} thread{'s' if threads > 1 else ''}: {latency.step_s * 1e3:.3f} ms a token without a draft"
@@ -139,18 +141,22 @@ def prepare(request: Request, work: Path, observer: Observer) -> Workbench:
         measuring=draft_measuring(latency, target),
         limits=limits,
         device=request.device.kind,
-        work=work,
+        work=folder.work,
     )
     return Workbench(request, program, traces, latency, estimator, evaluator)
 
 
 def measure_target(
-    request: Request, program: Path, settings: MeasureSettings, limits: Limits, threads: tuple[int, ...]
+    request: Request, program: Path, settings: MeasureSettings, limits: Limits, threads: int | None = None
 ) -> TargetLatency:
-    """The target's latencies with the number of threads that makes its step fastest (of near equals, the fewest)."""
+    """The target's latencies, with the number of threads that makes its step fastest (of near equals, the fewest).
+
+    `threads` leaves no choice.  Raises AutotuneError if it cannot be measured with any number of threads.
+    """
     small = _smallest_draft(request)
     best: TargetLatency | None = None
-    for count in threads:
+    failure: Rejected | None = None
+    for count in (threads,) if threads else thread_counts(request.config, request.device):
         asked = TargetRequest(
             program=str(program),
             small_draft=str(small),
@@ -161,11 +167,12 @@ def measure_target(
         )
         measured = measure_target_sandboxed(asked, limits, device_lock(request.device.kind))
         if isinstance(measured, Rejected):
-            raise AutotuneError(f"the target cannot be measured: {measured.reason}: {measured.detail}")
-        if best is None or measured.step_s < _THREAD_GAIN * best.step_s:
+            failure = measured
+        elif best is None or measured.step_s < _THREAD_GAIN * best.step_s:
             best = measured
     if best is None:
-        raise ValueError("no thread count was given")
+        reason = f"{failure.reason.value}, {failure.detail}" if failure else "no number of threads to try"
+        raise AutotuneError(f"the target cannot be measured: {reason}")
     return best
 
 
@@ -229,6 +236,13 @@ def search_axes(space: SearchSpace) -> Axes:
     return Axes(space.layers.values, space.attention, space.ffn.values, space.hidden.values)
 
 
+def target_measuring(request: Request) -> MeasureSettings:
+    """How the target is measured: in the middle of a usual text, and with a draft's bytes read between its runs."""
+    context = min(_USUAL_CONTEXT_TOKENS, request.context_tokens - request.space.max_lookahead - 1)
+    foreign_bytes = min(request.space.smallest.decode_parameters * 4, MOST_EVICT_BYTES)
+    return MeasureSettings(context_tokens=context, threads=1, evict_bytes=foreign_bytes)
+
+
 def draft_measuring(latency: TargetLatency, target: Target) -> MeasureSettings:
     """How drafts are measured: as the target was, but behind a read of as many bytes as the target's weights."""
     read_bytes = target.shape.decode_parameters * 4
@@ -251,7 +265,7 @@ def worker_limits(config: TuneConfig) -> WorkerLimits:
 
 def _smallest_draft(request: Request) -> Path:
     """A program of the space's smallest shape with random weights, to measure the decoding loop with."""
-    smallest = min((build.shape for build in request.space.builds()), key=lambda shape: shape.parameters)
+    smallest = request.space.smallest
     backend = request.config.backend[0]
     key = content_key(
         vars(smallest),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.config import TuneConfig
-from autotune.errors import Interrupted
+from autotune.errors import AutotuneError, Interrupted
 from autotune.prepare import Request, Workbench, prepare, resolve
 from autotune.progress import LoggingObserver, Observer
 from autotune.provenance import command_words, package_versions
@@ -44,13 +44,13 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
     request = resolve(config)
     with RunFolder.open(config.out, request.identity(), resume=config.resume) as folder:
         try:
-            bench = prepare(request, folder.work, watcher)
+            bench = prepare(request, folder, watcher)
         except KeyboardInterrupt:
             raise Interrupted("stopped before the first trial; --resume continues the run") from None
         watcher.phase(f"Searching {request.space.size} drafts")
         search = Search(request.space, bench.evaluator, folder, watcher, config.seed)
         found = search.run(Budget(config.trials, config.time_budget))
-        validation = None
+        validation, failure = None, None
         interrupted = found.interrupted
         if found.front and not interrupted:
             try:
@@ -58,6 +58,8 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
                 validation = validate(bench, finalists, folder.work, watcher)
             except KeyboardInterrupt:
                 interrupted = True
+            except AutotuneError as error:  # what was searched is reported all the same
+                failure = error
         if validation:
             watcher.phase("Writing the artifact")
             ship(bench, validation.winner, folder.artifact, package_versions())
@@ -65,6 +67,8 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
         watcher.phase("Writing the report")
         write_report(facts, folder.report)
         shutil.rmtree(folder.work, ignore_errors=True)
+    if failure:
+        raise failure
     if interrupted:
         raise Interrupted(f"stopped; the report is in {folder.report}, and --resume continues the run")
     return TuneResult(

@@ -13,12 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import BadRequest
 from autotune.json_file import read_json
-from autotune.results import TrialRecord
+from autotune.results import TargetLatency, TrialRecord
 
 RUN_SCHEMA = 1
 _LOCK_FILE = ".lock"
 _UNFINISHED_RUN_FILE = "run.tmp"
 _RECORD = TypeAdapter(TrialRecord)
+_LATENCY = TypeAdapter(TargetLatency)
 
 
 class RunFolder:
@@ -32,6 +33,7 @@ class RunFolder:
         self.work = path / "work"
         self._run_file = path / "run.json"
         self._trials_file = path / "trials.jsonl"
+        self._latency_file = path / "target.json"
 
     @staticmethod
     @contextmanager
@@ -74,6 +76,21 @@ class RunFolder:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+
+    def read_latency(self) -> TargetLatency | None:
+        """The target's latencies that this run's records were scored with; None if they were not measured yet."""
+        try:
+            return _LATENCY.validate_json(self._latency_file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise BadRequest(f"{self._latency_file} is damaged: {error.errors()[0]['msg']}") from None
+
+    def write_latency(self, latency: TargetLatency) -> None:
+        """Keep the target's latencies, so that a resumed run goes on with the same yardstick."""
+        beside = self._latency_file.with_suffix(".tmp")
+        beside.write_bytes(_LATENCY.dump_json(latency))
+        beside.rename(self._latency_file)
 
     def records(self) -> list[TrialRecord]:
         """All records.  A last line that was cut by a kill is dropped from the file; other damage is a BadRequest."""

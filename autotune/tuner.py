@@ -5,23 +5,23 @@ records whenever a run resumes.
 """
 
 import logging
-import random
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from random import Random
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import DatabaseError
 
-from autotune.candidate import Build, Candidate
+from autotune.candidate import Candidate
 from autotune.errors import BadRequest
 from autotune.evaluate import Evaluator, timed
 from autotune.pareto import pareto_front
 from autotune.progress import Observer, SearchStatus
-from autotune.results import Rejected, RejectReason, Score, TrialRecord
+from autotune.results import Measured, Rejected, RejectReason, Score, TrialRecord
 from autotune.search_space.space import LOOKAHEAD, Params, SearchSpace
 from autotune.store import RunFolder
 
@@ -30,6 +30,7 @@ _BUILD = "build"
 """The trials' attribute that holds the key of their build."""
 _STARTUP_BUILDS = 10
 """Builds drawn at random, after the seeds, before the sampler models anything."""
+_RULED_OUT_PER_TRIAL = 10
 _MOST_REPEATS = 8
 """Proposals of known builds in a row after which an unknown one is drawn at random."""
 
@@ -72,7 +73,7 @@ class Search:
         self._observer = observer
         self._records = folder.records()
         self._known = {record.build.key(): record for record in self._records}
-        self._random = random.Random(seed + len(self._records))
+        self._random = Random(seed + len(self._records))
         self._study = _open_study(folder, seed + len(self._records), _STARTUP_BUILDS * len(space.lookahead.values))
 
     def run(self, budget: Budget) -> SearchResult:
@@ -89,7 +90,7 @@ class Search:
     def _search(self, budget: Budget, began_s: float) -> None:
         repeats = 0
         already = len(self._records)
-        while len(self._records) < min(budget.trials, self._space.size):
+        while self._trials_spent() < budget.trials and len(self._records) < self._space.size:
             if time.monotonic() - began_s > budget.time_s:
                 self._observer.note("the time budget is spent")
                 return
@@ -108,6 +109,11 @@ class Search:
             self._tell(trial, record, candidate.lookahead)
             self._add_siblings(record, except_lookahead=candidate.lookahead)
             self._observer.trial(record, self._status(budget, began_s, already))
+
+    def _trials_spent(self) -> int:
+        """Builds that count against the budget: what a limit rules out costs next to nothing, so ten count as one."""
+        ruled_out = sum(_ruled_out(record) for record in self._records)
+        return len(self._records) - ruled_out + ruled_out // _RULED_OUT_PER_TRIAL
 
     def _evaluate(self, candidate: Candidate) -> TrialRecord:
         outcome, wall_s = timed(self._evaluator, candidate.build)
@@ -180,12 +186,15 @@ class Search:
         return recorder.distributions
 
     def _unknown_candidate(self) -> Candidate:
-        unknown: list[Build] = [build for build in self._space.builds() if build.key() not in self._known]
-        return Candidate(self._random.choice(unknown), self._random.choice(self._space.lookahead.values))
+        """A candidate whose build was not evaluated yet, drawn at random; there must be one."""
+        while True:  # a space that is nearly spent is small, and a large one is never nearly spent
+            candidate = self._space.draw(self._random)
+            if candidate.build.key() not in self._known:
+                return candidate
 
     def _status(self, budget: Budget, began_s: float, already: int) -> SearchStatus:
         result = SearchResult(self._records, interrupted=False)
-        evaluated, planned = len(self._records), min(budget.trials, self._space.size)
+        evaluated, planned = self._trials_spent(), min(budget.trials, self._space.size)
         elapsed_s = time.monotonic() - began_s
         pace_s = elapsed_s / max(evaluated - already, 1)
         return SearchStatus(
@@ -223,6 +232,11 @@ def _unusable(folder: RunFolder, cause: BaseException) -> BadRequest:
     )
 
 
+def _ruled_out(record: TrialRecord) -> bool:
+    """Whether a limit of the user's, not a failure, left the build without a score."""
+    return isinstance(record.outcome, Rejected) and record.outcome.reason is RejectReason.CONSTRAINT
+
+
 def _study_outcome(
     record: TrialRecord, lookahead: int
 ) -> tuple[TrialState, tuple[float, float] | None, dict[str, float]]:
@@ -233,7 +247,6 @@ def _study_outcome(
     score = next((score for score in record.scores if score.lookahead == lookahead), None)
     if score is not None:
         return TrialState.COMPLETE, (score.round_s.value, score.tokens_per_round.value), {"limits": 0.0}
-    rejected = record.outcome.reason if isinstance(record.outcome, Rejected) else RejectReason.CONSTRAINT
-    if rejected is RejectReason.CONSTRAINT:
+    if isinstance(record.outcome, Measured) or _ruled_out(record):
         return TrialState.PRUNED, None, {"limits": 1.0}
     return TrialState.FAIL, None, {}

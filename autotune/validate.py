@@ -64,7 +64,7 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
     drafts = [_finish(bench, record, observer) for record in records]
     observer.phase("Decoding held-out prompts for real")
     verify = bench.latency.verify.settings
-    latency = measure_target(bench.request, bench.program, verify, bench.evaluator.limits.run, (verify.threads,))
+    latency = measure_target(bench.request, bench.program, verify, bench.evaluator.limits.run, verify.threads)
     evaluator = replace(bench.evaluator, target=latency)
     finalists = []
     for record, weights in zip(records, drafts, strict=True):

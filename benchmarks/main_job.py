@@ -27,7 +27,7 @@ POLL_S = 0.2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--keep", type=Path, help="folder to leave the runs and the cache in")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -56,7 +56,7 @@ def _run(folder: Path, name: str, trials: int) -> dict[str, Any]:
         "shape_s": spread([record["wall_s"] for record in records]),
         "peak_memory_mib": peak_bytes / 2**20,
         "baseline_tokens_per_s": summary["baseline"]["tokens_per_s"],
-        "validated": [_compare(draft, summary["baseline"]["step_s"]) for draft in summary["validated"]],
+        "validated": [_compare(draft, 1 / summary["baseline"]["tokens_per_s"]) for draft in summary["validated"]],
         "median_tar_error": median(abs(_error(d["tar"], "estimated")) for d in summary["validated"]),
         "median_speed_error": median(abs(_error(d["tokens_per_s"], "predicted")) for d in summary["validated"]),
     }

@@ -138,6 +138,12 @@ class Decoder:
         tokens = [token for emitted in self.rounds(request, statistics) for token in emitted]
         return tokens, statistics
 
+    def close(self) -> None:
+        """Free both sessions."""
+        for session in (self.target, self.draft):
+            if session is not None:
+                session.close()
+
     def _check(self, request: DecodeRequest) -> None:
         if not request.prompt:
             raise BadRequest("the prompt is empty: it needs at least one token")

@@ -2,8 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from random import Random
 
 from autotune.candidate import Build, Candidate, DraftShape, Precision
 from autotune.errors import BadRequest
@@ -80,14 +80,21 @@ class SearchSpace:
             LOOKAHEAD: self.lookahead.param(candidate.lookahead),
         }
 
-    def builds(self) -> Iterator[Build]:
-        """Every build of the space, wide and shallow first."""
-        for layers, ffn, attention, hidden in itertools.product(
-            self.layers.values, self.ffn.values[::-1], self.attention[::-1], self.hidden.values[::-1]
-        ):
-            shape = self._shape(layers, attention, ffn, hidden)
-            for precision, backend in itertools.product(self.precisions, self.backends):
-                yield Build(shape, backend, precision)
+    @property
+    def smallest(self) -> DraftShape:
+        """The shape with the least of everything."""
+        return self._shape(self.layers.values[0], self.attention[0], self.ffn.values[0], self.hidden.values[0])
+
+    def draw(self, rng: Random) -> Candidate:
+        """A candidate, each as likely as any other."""
+        shape = self._shape(
+            rng.choice(self.layers.values),
+            rng.choice(self.attention),
+            rng.choice(self.ffn.values),
+            rng.choice(self.hidden.values),
+        )
+        build = Build(shape, rng.choice(self.backends), rng.choice(self.precisions))
+        return Candidate(build, rng.choice(self.lookahead.values))
 
     def seeds(self) -> list[Candidate]:
         """Candidates worth trying before the sampler knows anything: wide and shallow, at a middling lookahead.

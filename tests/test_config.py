@@ -104,6 +104,7 @@ def test_sampling() -> None:
         ({"validate": 0}, "--validate 0: .*greater than or equal to 1"),
         ({"layers": 5}, "--layers 5: .*valid string"),
         ({"threads": 0}, "--threads 0"),
+        ({"seed": -1}, "--seed -1: .*greater than or equal to 0"),
         ({"resume": "perhaps"}, "--resume perhaps: .*valid boolean"),
     ],
 )

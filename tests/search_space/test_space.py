@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Callable
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from optuna.trial import FixedTrial
 from autotune.candidate import Candidate, DraftShape, Precision
 from autotune.errors import BadRequest
 from autotune.search_space.space import Ranges, SearchSpace, make_space
+from tests.support.spaces import all_builds
 
 MHA = DraftShape(layers=8, heads=4, kv_heads=4, head_dim=32, hidden=128, ffn=352, vocab=2048)
 GQA = DraftShape(layers=6, heads=8, kv_heads=2, head_dim=16, hidden=128, ffn=512, vocab=1000)
@@ -62,7 +64,7 @@ def spaces(draw: Callable[..., object]) -> SearchSpace:
 def test_every_build_is_distinct_inside_the_source_and_can_be_suggested(
     space: SearchSpace, data: st.DataObject
 ) -> None:
-    builds = list(space.builds())
+    builds = all_builds(space)
     assert len(builds) == len({build.key() for build in builds}) == space.size
     for build in builds:
         inside(build.shape, space.source)
@@ -77,9 +79,36 @@ def test_every_build_is_distinct_inside_the_source_and_can_be_suggested(
 def test_seeds_are_distinct_members_of_the_space(space: SearchSpace) -> None:
     seeds = space.seeds()
     assert seeds
-    assert {seed.build for seed in seeds} <= set(space.builds())
+    assert {seed.build for seed in seeds} <= set(all_builds(space))
     assert len({seed.build for seed in seeds}) == len(seeds)
     assert {seed.lookahead for seed in seeds} <= set(space.lookahead.values)
+
+
+@settings(max_examples=50, deadline=None)
+@given(spaces(), st.integers(0, 9))
+def test_a_draw_is_a_member_of_the_space(space: SearchSpace, seed: int) -> None:
+    candidate = space.draw(Random(seed))
+    assert candidate.build in all_builds(space)
+    assert candidate.lookahead in space.lookahead.values
+    assert candidate == space.draw(Random(seed))
+
+
+@given(spaces())
+def test_the_smallest_shape(space: SearchSpace) -> None:
+    assert space.smallest.parameters == min(build.shape.parameters for build in all_builds(space))
+
+
+def test_every_build_can_be_drawn() -> None:
+    space, rng = space_of(MQA, layers="1:2"), Random(0)
+    assert {space.draw(rng).build for _ in range(1000)} == set(all_builds(space))
+
+
+def test_a_huge_space_is_never_listed() -> None:
+    space = space_of(DraftShape(80, 64, 8, 128, 8192, 28672, 128256), layers="1:80", ffn="1:28672", hidden="2:8192:2")
+    assert space.size > 10**9
+    assert space.smallest.ffn == 1
+    assert space.seeds()
+    space.draw(Random(0))
 
 
 def inside(shape: DraftShape, source: DraftShape) -> None:
@@ -175,4 +204,4 @@ def test_the_target_alone_is_no_value_of_the_lookahead_axis() -> None:
 def test_what_is_named_twice_is_searched_once() -> None:
     space = make_space(MHA, Ranges(layers="1"), ("a", "a"), (Precision.INT8, Precision.INT8))
     assert space.backends == ("a",)
-    assert len(set(space.builds())) == space.size == len(list(space.builds()))
+    assert len(set(all_builds(space))) == space.size == len(all_builds(space))

@@ -1,0 +1,17 @@
+"""Search spaces small enough to be listed."""
+
+from dataclasses import replace
+from itertools import product
+
+from autotune.candidate import Build
+from autotune.search_space.space import SearchSpace
+
+
+def all_builds(space: SearchSpace) -> list[Build]:
+    """Every build of the space."""
+    axes = (space.layers.values, space.attention, space.ffn.values, space.hidden.values)
+    shapes = [
+        replace(space.source, layers=layers, heads=heads, kv_heads=kv_heads, ffn=ffn, hidden=hidden)
+        for layers, (heads, kv_heads), ffn, hidden in product(*axes)
+    ]
+    return [Build(*each) for each in product(shapes, space.backends, space.precisions)]
