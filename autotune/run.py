@@ -100,7 +100,6 @@ def _facts(
         front=found.front,
         validated=[entry for _, entry in validation.entries] if validation else [],
         chosen=winner[1] if winner else None,
-        trials=len(found.records),
         wall_s=wall_s,
         seed=request.config.seed,
         command=command_words(),

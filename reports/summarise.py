@@ -40,7 +40,7 @@ def summarise(facts: RunFacts) -> RunSummary:
         validated=tuple(_validated(draft) for draft in facts.validated),
         failures=tuple(_failure(record) for record in facts.records if record.state is TrialState.REJECTED),
         shapes_evaluated=len({record.build.shape for record in measured}),
-        trials=facts.trials,
+        trials=len(facts.records),
         failed=len(facts.records) - len(measured),
         wall_s=facts.wall_s,
         overhead_s=facts.latency.overhead_s,

@@ -29,8 +29,6 @@ class RunFacts:
     validated: Sequence[Validated]
     chosen: Validated | None
     """The validated draft that ships; None if the target alone is at least as fast, or nothing was validated."""
-    trials: int
-    """Trials of the run's study."""
     wall_s: float
     seed: int
     command: Sequence[str] = ()
@@ -179,7 +177,9 @@ class RunSummary:
     validated: tuple[DraftSummary, ...]
     failures: tuple[FailureSummary, ...]
     shapes_evaluated: int
+    """Distinct shapes with a score, whatever the backend and precision."""
     trials: int
+    """Builds evaluated; each gives a score for every lookahead."""
     failed: int
     wall_s: float
     overhead_s: float

@@ -60,7 +60,6 @@ def synthetic_facts(builds: int = 40, speed: float = 1.0, validated: int = 3, ch
         front=front,
         validated=decoded,
         chosen=best if choose else None,
-        trials=len(points),
         wall_s=161.3,
         seed=0,
         command=("autotune", "run", "--trials", "40"),
