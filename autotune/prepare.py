@@ -35,6 +35,7 @@ MOST_EVICT_BYTES = 256 << 20
 TRACED_SHARE = 0.1
 """Distinct continuation tokens to record for training, as a share of the training tokens."""
 _USUAL_CONTEXT_TOKENS = 128
+_TARGET_MIN_TIME_S = 1.5
 _THREAD_GAIN = 0.97
 """More threads are taken only if they cut a step's time below this share."""
 
@@ -54,8 +55,8 @@ class Request:
 
     @property
     def training_threads(self) -> int:
-        """Threads for training: what the user fixed, or every core."""
-        return self.config.threads or self.device.cores
+        """Threads for training: what the user fixed, or one, so that equal runs train equal weights on any machine."""
+        return self.config.threads or 1
 
     def identity(self) -> dict[str, object]:
         """What makes it this run and no other; budgets may change when a run is resumed."""
@@ -240,13 +241,15 @@ def target_measuring(request: Request) -> MeasureSettings:
     """How the target is measured: in the middle of a usual text, and with a draft's bytes read between its runs."""
     context = min(_USUAL_CONTEXT_TOKENS, request.context_tokens - request.space.max_lookahead - 1)
     foreign_bytes = min(request.space.smallest.decode_parameters * 4, MOST_EVICT_BYTES)
-    return MeasureSettings(context_tokens=context, threads=1, evict_bytes=foreign_bytes)
+    # Measured once and divided by in every score: worth more time than a draft's latencies.
+    return MeasureSettings(context_tokens=context, threads=1, evict_bytes=foreign_bytes, min_time_s=_TARGET_MIN_TIME_S)
 
 
 def draft_measuring(latency: TargetLatency, target: Target) -> MeasureSettings:
     """How drafts are measured: as the target was, but behind a read of as many bytes as the target's weights."""
-    read_bytes = target.shape.decode_parameters * 4
-    return replace(latency.verify.settings, evict_bytes=min(read_bytes, MOST_EVICT_BYTES))
+    read_bytes = min(target.shape.decode_parameters * 4, MOST_EVICT_BYTES)
+    settings = latency.verify.settings
+    return MeasureSettings(settings.context_tokens, settings.threads, evict_bytes=read_bytes)
 
 
 def thread_counts(config: TuneConfig, device: Device) -> tuple[int, ...]:
