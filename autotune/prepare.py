@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import psutil
 
@@ -36,7 +37,9 @@ TRACED_SHARE = 0.1
 """Distinct continuation tokens to record for training, as a share of the training tokens."""
 _USUAL_CONTEXT_TOKENS = 128
 _TARGET_MIN_TIME_S = 1.5
-_THREAD_GAIN = 0.97
+_THREAD_ROUNDS = 3
+_THREAD_MIN_TIME_S = 0.2
+_THREAD_GAIN = 0.9
 """More threads are taken only if they cut a step's time below this share."""
 
 
@@ -119,7 +122,12 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
     latency = folder.read_latency()
     if latency is None:
         observer.phase("Measuring the target")
-        latency = measure_target(request, program, target_measuring(request), limits.run)
+        settings = target_measuring(request)
+        settings = replace(settings, threads=choose_threads(request, program, settings, limits.run))
+        measured = measure_target(request, program, settings, limits.run)
+        if isinstance(measured, Rejected):
+            raise AutotuneError(f"the target cannot be measured: {measured.reason.value}, {measured.detail}")
+        latency = measured
         folder.write_latency(latency)
     threads = latency.verify.settings.threads
     observer.note(
@@ -148,33 +156,47 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
 
 
 def measure_target(
-    request: Request, program: Path, settings: MeasureSettings, limits: Limits, threads: int | None = None
-) -> TargetLatency:
-    """The target's latencies, with the number of threads that makes its step fastest (of near equals, the fewest).
+    request: Request, program: Path, settings: MeasureSettings, limits: Limits
+) -> TargetLatency | Rejected:
+    """The target's side of a round, with the number of threads that the settings say."""
+    asked = TargetRequest(
+        program=str(program),
+        small_draft=str(_smallest_draft(request)),
+        max_lookahead=request.space.max_lookahead,
+        settings=settings,
+        sampling=request.config.sampling,
+        seed=request.config.seed,
+    )
+    return measure_target_sandboxed(asked, limits, device_lock(request.device.kind))
 
-    `threads` leaves no choice.  Raises AutotuneError if it cannot be measured with any number of threads.
+
+def choose_threads(request: Request, program: Path, settings: MeasureSettings, limits: Limits) -> int:
+    """The number of threads that makes the target's step fastest; more are taken only if they pay clearly.
+
+    The candidates are measured in turn, several times over (A B A B), and judged by their medians.  Those that cannot
+    be measured are left out; AutotuneError if none can.
     """
-    small = _smallest_draft(request)
-    best: TargetLatency | None = None
+    counts = thread_counts(request.config, request.device)
+    if len(counts) == 1:
+        return counts[0]
+    steps_s: dict[int, list[float]] = {count: [] for count in counts}
     failure: Rejected | None = None
-    for count in (threads,) if threads else thread_counts(request.config, request.device):
-        asked = TargetRequest(
-            program=str(program),
-            small_draft=str(small),
-            max_lookahead=request.space.max_lookahead,
-            settings=replace(settings, threads=count),
-            sampling=request.config.sampling,
-            seed=request.config.seed,
-        )
-        measured = measure_target_sandboxed(asked, limits, device_lock(request.device.kind))
-        if isinstance(measured, Rejected):
-            failure = measured
-        elif best is None or measured.step_s < _THREAD_GAIN * best.step_s:
-            best = measured
-    if best is None:
-        reason = f"{failure.reason.value}, {failure.detail}" if failure else "no number of threads to try"
-        raise AutotuneError(f"the target cannot be measured: {reason}")
-    return best
+    for _ in range(_THREAD_ROUNDS):
+        for count in counts:
+            brief = replace(settings, threads=count, min_time_s=_THREAD_MIN_TIME_S)
+            measured = measure_target(request, program, brief, limits)
+            if isinstance(measured, Rejected):
+                failure = measured
+            else:
+                steps_s[count].append(measured.step_s)
+    medians = {count: median(samples) for count, samples in steps_s.items() if samples}
+    if not medians:
+        raise AutotuneError(f"the target cannot be measured: {failure.detail if failure else 'no samples'}")
+    chosen = min(medians)
+    for count in sorted(medians):
+        if medians[count] < _THREAD_GAIN * medians[chosen]:
+            chosen = count
+    return chosen
 
 
 def record_workload(request: Request, program: Path, threads: int, observer: Observer) -> WorkloadTraces:

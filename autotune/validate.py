@@ -63,8 +63,10 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
     """
     drafts = [_finish(bench, record, observer) for record in records]
     observer.phase("Decoding held-out prompts for real")
-    verify = bench.latency.verify.settings
-    latency = measure_target(bench.request, bench.program, verify, bench.evaluator.limits.run, verify.threads)
+    settings, limits = bench.latency.verify.settings, bench.evaluator.limits.run
+    latency = measure_target(bench.request, bench.program, settings, limits)
+    if isinstance(latency, Rejected):
+        raise AutotuneError(f"the target cannot be measured any more: {latency.reason.value}, {latency.detail}")
     evaluator = replace(bench.evaluator, target=latency)
     finalists = []
     for record, weights in zip(records, drafts, strict=True):
@@ -76,7 +78,7 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
     request = _contest(bench, finalists)
     # Twenty times what the target alone would take is far beyond any honest round.
     expected_s = latency.step_s * request.max_new_tokens * len(request.prompts) * request.repeats * (len(finalists) + 1)
-    limits = replace(evaluator.limits.run, time_s=evaluator.limits.run.time_s + 20 * expected_s)
+    limits = replace(limits, time_s=limits.time_s + 20 * expected_s)
     result = hold_contest(request, limits, device_lock(bench.request.device.kind))
     if isinstance(result, Rejected):
         raise AutotuneError(f"the finalists could not be validated: {result.reason.value}, {result.detail}")
