@@ -7,7 +7,7 @@ from statistics import median
 import psutil
 
 from autotune.cache import cache_root, cached_folder, content_key, source_hashes
-from autotune.candidate import Precision
+from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import build_program, load_backend
 from autotune.compile.sandbox import Limits
 from autotune.config import TuneConfig
@@ -18,7 +18,7 @@ from autotune.measure import TargetRequest, measure_target_sandboxed
 from autotune.programs import compile_target
 from autotune.progress import Observer
 from autotune.proxy.base import Axes, Estimator, Preparation, prepare_estimator
-from autotune.proxy.parts import budget_tokens, mean_parameters
+from autotune.proxy.parts import budget_tokens, mean_parameters, training_steps
 from autotune.recording import Recorder, WorkloadTraces, workload_key
 from autotune.results import MeasureSettings, Rejected, TargetLatency
 from autotune.runtime.session import open_session
@@ -107,6 +107,7 @@ def resolve(config: TuneConfig) -> Request:
     context = min(target.numerics.context_tokens, source.numerics.context_tokens, MOST_CONTEXT_TOKENS)
     if space.max_lookahead + 2 > context:
         raise BadRequest(f"--lookahead {config.lookahead}: such bursts do not fit into the context of {context} tokens")
+    _check_budgets(config, source.shape, search_axes(space))
     workload = workload_key(
         target, config.sampling, config.prompts, config.traces, context_tokens=context, seed=config.seed
     )
@@ -249,9 +250,8 @@ def training_tokens(request: Request) -> int:
     """Training tokens the proxy's budget buys; 0 where it does not train."""
     if request.config.proxy != "elastic":
         return 0
-    return budget_tokens(
-        request.config.elastic_budget, mean_parameters(request.source.shape, search_axes(request.space))
-    )
+    parameters = mean_parameters(request.source.shape, search_axes(request.space))
+    return budget_tokens(request.config.elastic_budget, parameters)
 
 
 def search_axes(space: SearchSpace) -> Axes:
@@ -305,3 +305,13 @@ def _smallest_draft(request: Request) -> Path:
         build_program(backend, weights, Precision.FP32, request.context_tokens, folder)
 
     return cached_folder("small-drafts", key, make)
+
+
+def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:
+    """BadRequest if a training is asked for that could not make a single step."""
+    if config.proxy == "elastic":
+        parameters = mean_parameters(source, axes)
+        training_steps(budget_tokens(config.elastic_budget, parameters), parameters, "--elastic-budget")
+    if config.finish:
+        parameters = source.decode_parameters
+        training_steps(budget_tokens(config.finish, parameters), parameters, "--finish")

@@ -37,6 +37,7 @@ def main() -> None:
         runs = {name: _run(folder, name, arguments.trials) for name in ("first", "cached")}
         shipped = folder / "cached" / "artifact"
         pair = json.loads(_autotune(folder, "bench", str(shipped), "--repeats", "9")[0])
+        del pair["artifact"]  # a path of this machine
     packages = ["numpy", "torch", "onnx", "onnxruntime-gpu", "optuna"]
     write_record("main_job", facts, {**runs, "pair": pair}, packages, arguments.out)
 

@@ -318,3 +318,8 @@ def test_a_prompt_of_an_argument_or_of_stdin_must_be_text() -> None:
         assert done.returncode == 2
         assert done.stderr.count(b"\n") == 1
         assert b"error: the prompt is not UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--elastic-budget", "1ms"), ("--finish", "1ms")])
+def test_a_training_budget_too_small_for_one_step(refused: Callable[..., str], flag: str, value: str) -> None:
+    assert f"{flag} is less than one training step: give at least" in refused(flag, value)

@@ -23,7 +23,7 @@ from autotune.proxy.batches import Batches
 from autotune.proxy.criteria import Importance, calibrate
 from autotune.proxy.holdout import split_held_out
 from autotune.proxy.network import Network, network_of
-from autotune.proxy.parts import budget_s, budget_tokens, draw_part, mean_parameters
+from autotune.proxy.parts import budget_tokens, draw_part, mean_parameters, training_steps
 from autotune.proxy.prune import calibration_sequences
 from autotune.proxy.training import Progress, Recipe, part_loss, torch_threads, train
 from autotune.proxy.units import check_inside, prefix, select
@@ -99,10 +99,8 @@ def train_elastic(
     """The source, ordered and trained on the traces; continues a training that `work_folder` holds the start of."""
     _check_axes(source.shape, axes)
     recipe, temperature = settings.recipe, traces.settings.temperature
-    steps = settings.tokens // recipe.batch_tokens
-    if steps < 1:
-        least_s = budget_s(recipe.batch_tokens, mean_parameters(source.shape, axes))
-        raise BadRequest(f"the elastic budget is less than one training step: give at least {least_s:.2g} s")
+    mean = mean_parameters(source.shape, axes)
+    steps = training_steps(settings.tokens, mean, "the elastic budget", recipe.batch_tokens)
     began = time.perf_counter()
     learned, _ = split_held_out(traces)
     with torch_threads(settings.threads):

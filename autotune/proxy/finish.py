@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotune.errors import BadRequest, TrainingDiverged
+from autotune.errors import TrainingDiverged
 from autotune.proxy.batches import Batches
 from autotune.proxy.holdout import split_held_out
 from autotune.proxy.network import Network, network_of
-from autotune.proxy.parts import budget_s as seconds_for
-from autotune.proxy.parts import budget_tokens, whole_part
+from autotune.proxy.parts import budget_tokens, training_steps, whole_part
 from autotune.proxy.score_traces import acceptance_of
 from autotune.proxy.training import Progress, Recipe, part_loss, torch_threads, train
 from autotune.traces import Traces
@@ -54,12 +53,7 @@ def finish(
     diverges at once leaves the draft as it was.
     """
     tokens = budget_tokens(budget_s, draft.shape.decode_parameters)
-    steps = tokens // recipe.batch_tokens
-    if steps < 1:
-        least_s = seconds_for(recipe.batch_tokens, draft.shape.decode_parameters)
-        raise BadRequest(
-            f"a finish of {budget_s:g} s is less than one training step: give at least {least_s:.2g} s, or 0"
-        )
+    steps = training_steps(tokens, draft.shape.decode_parameters, "the finish", recipe.batch_tokens)
     learned, judged = split_held_out(traces)
     before = _mean_acceptance(draft, judged, threads)
     with torch_threads(threads):

@@ -6,12 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.candidate import DraftShape
+from autotune.errors import BadRequest
 from autotune.proxy.base import Axes
 from autotune.proxy.units import pick_layers
 
 REFERENCE_FLOPS = 50e9
 """Training arithmetic per second of the reference machine that budgets in seconds are converted with: about what one
 server core with AVX-512 does in fp32 to networks of a million parameters."""
+
+BATCH_TOKENS = 1024
+"""Training tokens of one step."""
 
 _WHOLE_WIDTH_SHARE = 0.4
 """Share of training steps at full width: wide and shallow drafts win most often, so they are trained most."""
@@ -88,6 +92,14 @@ def budget_tokens(budget_s: float, parameters: float) -> int:
 def budget_s(tokens: int, parameters: float) -> float:
     """Seconds on the reference machine that buy this many training tokens."""
     return tokens * 6 * parameters / REFERENCE_FLOPS
+
+
+def training_steps(tokens: int, parameters: float, what: str, batch_tokens: int = BATCH_TOKENS) -> int:
+    """Steps that so many tokens make for networks of that many parameters; BadRequest, naming `what`, if none."""
+    if tokens < batch_tokens:
+        least_s = budget_s(batch_tokens, parameters)
+        raise BadRequest(f"{what} is less than one training step: give at least {least_s:.2g} s")
+    return tokens // batch_tokens
 
 
 def _depth_shares(axes: Axes) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from autotune.errors import TrainingDiverged
 from autotune.proxy.batches import Batch
 from autotune.proxy.network import Network, head_logits, hidden_states
-from autotune.proxy.parts import Part
+from autotune.proxy.parts import BATCH_TOKENS, Part
 from autotune.tensor_file import open_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Recipe:
     """
 
     learning_rate: float = 1.5e-3
-    batch_tokens: int = 1024
+    batch_tokens: int = BATCH_TOKENS
     warmup_steps: int = 20
     decay_share: float = 0.5
     """Share of the steps, at the end, over which the learning rate falls to zero."""
