@@ -13,6 +13,7 @@ from autotune.programs import compile_target
 from autotune.runtime.session import open_session
 from autotune.sampling import SamplingSettings
 from autotune.targets import Target, resolve_target
+from autotune.tensor_file import check_writable
 from autotune.trace_files import load_traces, save_traces
 from autotune.traces import TokenModel, Trace, Traces, check_traces, record
 from autotune.workload import SPLIT_SHARES, PromptTokens, read_prompts, split_prompts, tokenize
@@ -169,6 +170,7 @@ def record_file(
 ) -> Traces:
     """The target's traces of every prompt of a file but those that are only to train on, written to `out`."""
     target = resolve_target(target_name)
+    check_writable(out)
     chosen = [prompt for prompt in read_prompts(prompts) if not prompt.only_train]
     tokens = tokenize(chosen, target.open_tokenizer(), target.numerics.context_tokens)
     session = open_session(compile_target(target, "onnxruntime"), threads)

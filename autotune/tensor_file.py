@@ -1,5 +1,6 @@
 """Safetensors files without torch: memory-mapped reads (bf16 included), atomic writes, one-line errors."""
 
+import errno
 import json
 import os
 import tempfile
@@ -94,6 +95,18 @@ def open_tensors(path: Path) -> TensorFile:
     return TensorFile(tensors, metadata)
 
 
+def check_writable(path: Path) -> None:
+    """BadRequest if no file can be written at `path`: to know before the work, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file beside `path` and rename it into place; BadRequest where the disk refuses."""
     beside: Path | None = None
@@ -106,7 +119,11 @@ def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapp
         beside.chmod(0o644)
         beside.replace(path)
     except (OSError, SafetensorError) as error:  # the library wraps a full disk in its own error
-        raise BadRequest(f"cannot write {path}: {error}") from error
+        raise _unwritable(path, error) from error
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: Exception) -> BadRequest:
+    return BadRequest(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")

@@ -323,3 +323,10 @@ def test_a_prompt_of_an_argument_or_of_stdin_must_be_text() -> None:
 @pytest.mark.parametrize(("flag", "value"), [("--elastic-budget", "1ms"), ("--finish", "1ms")])
 def test_a_training_budget_too_small_for_one_step(refused: Callable[..., str], flag: str, value: str) -> None:
     assert f"{flag} is less than one training step: give at least" in refused(flag, value)
+
+
+def test_traces_that_could_not_be_written_are_not_recorded(autotune: Autotune, tmp_path: Path) -> None:
+    for out in (Path("/proc/traces.safetensors"), tmp_path):
+        done = autotune("traces", "--out", out)
+        assert f"cannot write {out}: " in error_line_after_phase(done)
+        assert "%" not in done.err
