@@ -3,10 +3,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before anything imports torch: the suite shares its cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# How long an example takes says nothing on a shared machine.
+settings.register_profile("autotune", deadline=None)
+settings.load_profile("autotune")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,8 @@ def parts_of(splits: Splits) -> list[tuple[Prompt, ...]]:
 def test_the_builtin_workload() -> None:
     prompts = read_prompts("builtin")
     lines = (demo_folder() / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(prompts) == len(lines) > 100
+    assert sum(not prompt.only_train for prompt in prompts) == len(lines) > 100
+    assert sum(prompt.only_train for prompt in prompts) > 1000
     first = json.loads(lines[0])
     assert prompts[0] == Prompt(first["prompt"], first["category"], f"prompts.jsonl:1 ({first['source']})")
 
@@ -39,6 +40,17 @@ def test_jsonl(tmp_path: Path) -> None:
         Prompt("one\nline\u2028two", "chat", "p.jsonl:1"),
         Prompt("  second  ", "text", "p.jsonl:3 (me)"),
     )
+
+
+def test_prompts_that_are_only_to_train_on_stay_in_the_training_split(tmp_path: Path) -> None:
+    lines = [{"prompt": f"p{n}"} for n in range(20)] + [{"prompt": f"t{n}", "split": "train"} for n in range(30)]
+    lines.append({"prompt": "p3", "split": "train"})  # also a prompt to estimate or validate with: it stays where it is
+    prompts = read_prompts(write(tmp_path / "p.jsonl", "\n".join(map(json.dumps, lines))))
+    splits = split_prompts(prompts, seed=0)
+    assert {prompt.text for prompt in splits.train} >= {f"t{n}" for n in range(30)}
+    held_out = {prompt.text for prompt in splits.estimate + splits.validate}
+    assert not any(text.startswith("t") for text in held_out)
+    assert len(held_out | {prompt.text for prompt in splits.train}) == 50
 
 
 def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
@@ -59,6 +71,7 @@ def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
         ("p.jsonl", '{"prompt": ""}', "line 1 has no prompt"),
         ("p.jsonl", '{"prompt": ["a"]}', "line 1 has no prompt"),
         ("p.jsonl", '"just text"', "line 1 has no prompt"),
+        ("p.jsonl", '{"prompt": "a", "split": "test"}', 'the only split a prompt can ask for is "train"'),
     ],
 )
 def test_bad_files_are_refused(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
@@ -74,7 +87,7 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_builtin_workload_splits_evenly() -> None:
-    prompts = read_prompts("builtin")
+    prompts = [prompt for prompt in read_prompts("builtin") if not prompt.only_train]
     parts = parts_of(split_prompts(prompts, seed=0))
     assert sum(map(len, parts)) == len(prompts)
     categories = Counter(prompt.category for prompt in prompts)

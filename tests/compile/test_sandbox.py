@@ -194,7 +194,8 @@ def test_the_lock_is_held_while_the_job_runs_and_freed_afterwards(tmp_path: Path
 
 
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 try:
     run_sandboxed("tests.support.jobs:hang", sys.argv[1], Phase.RUN, Limits(time_s=600), threads=1)
