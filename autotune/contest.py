@@ -19,7 +19,7 @@ from autotune.runtime.decode import Decoder, DecodeRequest, Statistics, prefill
 from autotune.runtime.session import Session, open_session
 from autotune.sampling import SamplingSettings
 
-NEAR_TIE = 1e-3
+NEAR_TIE = 1e-4
 """Top two logits closer than this, relative to the largest, may swap when positions are computed together."""
 
 

@@ -24,7 +24,9 @@ from autotune.runtime.speculate import draft_sampled, verify_greedy, verify_samp
 from autotune.sampling import SamplingSettings
 
 MAX_SAMPLES = 2000
-_OVERHEAD_TOKENS = 48
+_FEWEST_SAMPLES = 3
+_OVERHEAD_TOKENS, _FEWEST_OVERHEAD_TOKENS = 48, 4
+_OVERHEAD_TIME_S = 0.5
 _OVERHEAD_REPEATS = 5
 
 
@@ -55,8 +57,7 @@ def sample_seconds(runs: Sequence[Callable[[], object]], settings: MeasureSettin
     """Seconds of every sample of every run, interleaved until `min_time_s` and `min_samples` are both reached."""
     foreign = np.ones(settings.evict_bytes // 8)
     for run in runs:
-        for _ in range(settings.warmup_runs):
-            run()
+        _warm_up(run, settings, settings.max_time_s / (4 * len(runs)))
     samples: list[list[float]] = [[] for _ in runs]
     measured_s = 0.0
     while len(samples[0]) < MAX_SAMPLES:
@@ -66,9 +67,21 @@ def sample_seconds(runs: Sequence[Callable[[], object]], settings: MeasureSettin
             run()
             seconds.append(perf_counter() - began)
             measured_s += seconds[-1]
-        if measured_s >= settings.min_time_s and len(samples[0]) >= settings.min_samples:
+        count = len(samples[0])
+        if measured_s >= settings.min_time_s and count >= settings.min_samples:
+            break
+        if measured_s >= settings.max_time_s and count >= _FEWEST_SAMPLES:
             break
     return tuple(tuple(seconds) for seconds in samples)
+
+
+def _warm_up(run: Callable[[], object], settings: MeasureSettings, most_s: float) -> None:
+    """Run a few times, or until `most_s` is over."""
+    began = perf_counter()
+    for _ in range(settings.warmup_runs):
+        run()
+        if perf_counter() - began > most_s:
+            return
 
 
 def measure_bursts(session: Session, request: BurstRequest) -> LatencyTable:
@@ -103,11 +116,15 @@ def measure_verifications(session: Session, request: TargetRequest) -> LatencyTa
     return _table(runs, request.settings)
 
 
-def measure_overheads(target: Session, draft: Session, request: TargetRequest) -> tuple[float, float]:
-    """Seconds outside the models: per speculative round, and per step of the target alone (medians of repeats)."""
+def measure_overheads(target: Session, draft: Session, request: TargetRequest, step_s: float) -> tuple[float, float]:
+    """Seconds outside the models: per speculative round, and per step of the target alone (medians of repeats).
+
+    `step_s`: about what one step of the target takes; a slow target decodes fewer tokens.
+    """
     lookahead = min(4, request.max_lookahead)
+    tokens = int(np.clip(_OVERHEAD_TIME_S / step_s, _FEWEST_OVERHEAD_TOKENS, _OVERHEAD_TOKENS))
     prompt = _tokens(request.settings.context_tokens // 2 + 1, target.program.shape.vocab, request.seed)
-    decode = DecodeRequest(prompt, _OVERHEAD_TOKENS, request.sampling, request.seed)
+    decode = DecodeRequest(prompt, tokens, request.sampling, request.seed)
 
     def per_round(decoder: Decoder) -> float:
         repeats: list[Statistics] = [decoder.decode(decode)[1] for _ in range(_OVERHEAD_REPEATS)]
@@ -142,7 +159,7 @@ def target_job(request: Mapping[str, Any]) -> Mapping[str, Any]:
     target = open_session(Path(parsed.program), parsed.settings.threads)
     draft = open_session(Path(parsed.small_draft), parsed.settings.threads)
     verify = measure_verifications(target, parsed)
-    overhead_s, plain_overhead_s = measure_overheads(target, draft, parsed)
+    overhead_s, plain_overhead_s = measure_overheads(target, draft, parsed, verify.seconds(1))
     return _dump(TargetLatency(verify, overhead_s, plain_overhead_s))
 
 

@@ -39,10 +39,11 @@ class Options(TypedDict, total=False):
 class Pair:
     """A target with the draft an artifact ships for it, decoding speculatively.  One generation at a time."""
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, decoder: Decoder) -> None:
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, decoder: Decoder, *, owner: bool = True) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.decoder = decoder
+        self._owner = owner
         self.statistics = Statistics()
         """Of the latest generation; up to date whenever a piece of text was yielded."""
 
@@ -71,8 +72,9 @@ class Pair:
         return Pair(manifest, tokenizer, Decoder(target_session, draft_session, manifest.lookahead))
 
     def close(self) -> None:
-        """Free both models."""
-        self.decoder.close()
+        """Free the models, unless they are another pair's (see `alone`)."""
+        if self._owner:
+            self.decoder.close()
 
     def __enter__(self) -> "Pair":
         return self
@@ -82,7 +84,7 @@ class Pair:
 
     def alone(self) -> "Pair":
         """The same target without the draft, to compare with; shares the target's session."""
-        return Pair(self.manifest, self.tokenizer, Decoder(self.decoder.target, None, 0))
+        return Pair(self.manifest, self.tokenizer, Decoder(self.decoder.target, None, 0), owner=False)
 
     def generate(
         self, prompt: str | Sequence[int], max_new_tokens: int = 128, **options: Unpack[Options]

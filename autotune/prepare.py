@@ -127,7 +127,9 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
         settings = replace(settings, threads=choose_threads(request, program, settings, limits.run))
         measured = measure_target(request, program, settings, limits.run)
         if isinstance(measured, Rejected):
-            raise AutotuneError(f"the target cannot be measured: {measured.reason.value}, {measured.detail}")
+            raise AutotuneError(
+                f"the target cannot be measured: {measured.reason.value}, {measured.detail}; see --run-timeout"
+            )
         latency = measured
         folder.write_latency(latency)
     threads = latency.verify.settings.threads
@@ -192,7 +194,9 @@ def choose_threads(request: Request, program: Path, settings: MeasureSettings, l
                 steps_s[count].append(measured.step_s)
     medians = {count: median(samples) for count, samples in steps_s.items() if samples}
     if not medians:
-        raise AutotuneError(f"the target cannot be measured: {failure.detail if failure else 'no samples'}")
+        raise AutotuneError(
+            f"the target cannot be measured: {failure.detail if failure else 'no samples'}; see --run-timeout"
+        )
     chosen = min(medians)
     for count in sorted(medians):
         if medians[count] < _THREAD_GAIN * medians[chosen]:

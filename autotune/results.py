@@ -71,6 +71,8 @@ class MeasureSettings:
     threads: int
     min_time_s: float = 0.4
     min_samples: int = 20
+    max_time_s: float = 15.0
+    """After this long, three samples of each are enough: a large model must not take minutes."""
     warmup_runs: int = 5
     evict_bytes: int = 0
 

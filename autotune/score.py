@@ -12,7 +12,8 @@ def score_lookahead(acceptance: Acceptance, burst: LatencyTable, target: TargetL
     tokens = acceptance.tokens_per_round(lookahead)
     low, high = bootstrap_interval(acceptance, lookahead)
     round_s = target.round_s(burst.seconds(lookahead), lookahead)
-    round_evidence = _weakest(burst.evidence, target.verify.evidence)
+    # A sum of measured parts is an estimate of the round: nobody timed a round as a whole yet.
+    round_evidence = _weakest(Evidence.ESTIMATED, burst.evidence, target.verify.evidence)
     speed_evidence = _weakest(acceptance.evidence, round_evidence)
 
     def derived(factor: float) -> Figure:
@@ -29,7 +30,7 @@ def score_lookahead(acceptance: Acceptance, burst: LatencyTable, target: TargetL
 
 def score_target_alone(target: TargetLatency) -> Score:
     """The score of k = 0: one token a step, by which everything else is judged."""
-    evidence = target.verify.evidence
+    evidence = _weakest(Evidence.ESTIMATED, target.verify.evidence)
     return Score(
         lookahead=0,
         tokens_per_round=Figure(1.0, evidence),

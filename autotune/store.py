@@ -128,7 +128,7 @@ class RunFolder:
     def _withdraw(self) -> None:
         """Take away what a new run wrote; only the lock's empty file stays."""
         shutil.rmtree(self.work, ignore_errors=True)
-        for file in (self.study_file, self._run_file):
+        for file in (self.study_file, self._run_file, self._latency_file, self._latency_file.with_suffix(".tmp")):
             file.unlink(missing_ok=True)
 
     def _write_identity(self, identity: dict[str, Any]) -> None:

@@ -75,6 +75,8 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
             observer.note(f"{record.build} drops out: {finalist.reason.value}, {finalist.detail}")
         else:
             finalists.append(finalist)
+    if not finalists:
+        raise AutotuneError("none of the finalists could be compiled and measured again: see the notes above")
     request = _contest(bench, finalists)
     # Twenty times what the target alone would take is far beyond any honest round.
     expected_s = latency.step_s * request.max_new_tokens * len(request.prompts) * request.repeats * (len(finalists) + 1)

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from autotune.candidate import DraftShape
+from autotune.tensor_file import write_tensors
 from autotune.weights import ModelWeights, Numerics
 
 
@@ -24,8 +23,7 @@ _DESCRIPTION = TypeAdapter(_Description)
 def save_weights(weights: ModelWeights, folder: Path) -> None:
     """Write `weights.safetensors` and `weights.json` into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(array) for name, array in weights.arrays.items()}
-    save_file(arrays, folder / "weights.safetensors")
+    write_tensors(folder / "weights.safetensors", weights.arrays, {})
     description = _Description(shape=weights.shape, numerics=weights.numerics)
     (folder / "weights.json").write_bytes(_DESCRIPTION.dump_json(description))
 

@@ -52,9 +52,12 @@ def _warnings(summary: RunSummary) -> Iterable[str]:
     differing = sum(draft.divergences or 0 for draft in summary.validated)
     if differing:
         yield (
-            f"{differing} decoded tokens differ from the target's own greedy output, each where the target's two best "
-            "logits were level within numerical noise."
+            f"{differing} greedy outputs differ from the target's own, each first where the target's two best logits "
+            "were level within numerical noise."
         )
+    for draft in summary.validated:
+        if draft.mismatches:
+            yield f"{draft.name} altered the target's greedy output for {draft.mismatches} prompts: it never ships."
 
 
 def _decoded(summary: RunSummary) -> Iterable[str]:
@@ -62,8 +65,9 @@ def _decoded(summary: RunSummary) -> Iterable[str]:
         return
     yield "## Decoded for real"
     yield (
-        "The best predictions, decoded with the target on held-out prompts. Estimated and predicted figures were made "
-        "before, from the proxy and the latency tables."
+        "The best predictions, finished by a last training and decoded with the target on held-out prompts. Estimated "
+        "and predicted figures were made anew right before, from the finished drafts and fresh latency tables; the "
+        "front below shows what the search predicted of the unfinished ones."
     )
     rows = [
         [

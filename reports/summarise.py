@@ -63,6 +63,8 @@ def _verdict(facts: RunFacts) -> Verdict:
     if facts.validated:
         return Verdict.DO_NOT_SPECULATE
     best = predicted_best(facts)
+    if facts.interrupted or not facts.records:
+        return Verdict.NOT_VALIDATED
     if best is None:
         return Verdict.NOTHING_FEASIBLE
     return Verdict.NOT_VALIDATED if best[1].speedup.value > 1.0 else Verdict.DO_NOT_SPECULATE
@@ -77,13 +79,18 @@ def _sentence(facts: RunFacts, verdict: Verdict) -> str:
             f"{draft.speedup_measured.value:.2f}× the target alone ({_evidence(draft.speedup_measured)})."
         )
     if verdict is Verdict.DO_NOT_SPECULATE and facts.validated:
-        draft = max(facts.validated, key=lambda each: each.speedup_measured.value)
+        lossless = [each for each in facts.validated if not each.mismatches]
+        if not lossless:
+            return f"Do not speculate: all {len(facts.validated)} decoded drafts altered the target's output."
+        draft = max(lossless, key=lambda each: each.speedup_measured.value)
         return (
             f"Do not speculate: the best of {len(facts.validated)} decoded drafts, {draft.build.shape} with "
             f"k = {draft.lookahead}, reached {draft.speedup_measured.value:.2f}× the target alone "
             f"({_evidence(draft.speedup_measured)}). Its round takes {draft.round_s / facts.latency.step_s:.2f} times "
             f"as long as a plain step and gives {draft.tar_measured.value:.2f} tokens."
         )
+    if not facts.records:
+        return "Not validated: no draft was tried yet."
     if best is None:
         return f"Do not speculate: none of the {len(facts.records)} builds tried could be scored under the constraints."
     record, score = best
@@ -134,6 +141,7 @@ def _validated(draft: Validated) -> DraftSummary:
         _speed(draft.speedup_predicted, draft.speedup_measured),
         RoundSummary(draft.rounds, draft.burst_s, draft.verify_s, draft.overhead_s, draft.overhead_s / draft.round_s),
         draft.divergences,
+        draft.mismatches,
     )
 
 
@@ -145,6 +153,7 @@ def _draft(
     speedup: SpeedSummary,
     times: RoundSummary | None = None,
     divergences: int | None = None,
+    mismatches: int | None = None,
 ) -> DraftSummary:
     return DraftSummary(
         name=str(build.shape),
@@ -158,6 +167,7 @@ def _draft(
         speedup=speedup,
         round=times,
         divergences=divergences,
+        mismatches=mismatches,
     )
 
 

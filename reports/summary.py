@@ -130,6 +130,9 @@ class DraftSummary:
     speedup: SpeedSummary
     round: RoundSummary | None = None
     divergences: int | None = None
+    """Prompts whose greedy output first differs from the target's own where its best two logits were level."""
+    mismatches: int | None = None
+    """Prompts whose greedy output differs anywhere else: such a draft never ships."""
 
 
 @dataclass(frozen=True)

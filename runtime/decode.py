@@ -139,7 +139,7 @@ class Decoder:
         return tokens, statistics
 
     def close(self) -> None:
-        """Free both sessions."""
+        """Free both sessions; may be called again."""
         for session in (self.target, self.draft):
             if session is not None:
                 session.close()

@@ -92,10 +92,10 @@ class OrtSession:
         return drafted
 
     def close(self) -> None:
-        """Free the program and its cache; the session cannot be used afterwards."""
+        """Free the program and its cache; the session cannot be used afterwards, but closed again."""
         self._kept.clear()
         self._cache.clear()
-        del self._session
+        self.__dict__.pop("_session", None)
 
     def _advance(self, output: str, tokens: Tokens, start: int) -> NDArray[Any]:
         """The named output of one call with these tokens at `start`, which become the end of the cached sequence."""

@@ -149,9 +149,9 @@ def level_session(gap: float, first: float = 4.0) -> PairwiseSession:
     [
         (0.0, [3, 0], None),
         (0.0, [5, 0], True),
-        (0.003, [5, 0], True),
-        (0.003, [5, 6], True),
-        (0.006, [5, 0], False),
+        (0.0003, [5, 0], True),
+        (0.0003, [5, 6], True),
+        (0.0006, [5, 0], False),
         (2.0, [5, 0], False),
         (0.0, [4, 0], False),
         (0.0, [3], False),
@@ -166,8 +166,8 @@ def test_only_the_first_difference_decides_and_only_a_level_one_is_forgiven(
 
 
 def test_a_near_tie_is_relative_to_the_logits() -> None:
-    assert differs_at_near_tie(level_session(0.05, first=100.0), (1, 2), [3], [5]) is True
-    assert differs_at_near_tie(level_session(0.05, first=0.1), (1, 2), [3], [5]) is False
+    assert differs_at_near_tie(level_session(0.005, first=100.0), (1, 2), [3], [5]) is True
+    assert differs_at_near_tie(level_session(0.005, first=0.1), (1, 2), [3], [5]) is False
 
 
 def test_a_later_difference_is_judged_behind_what_was_equal() -> None:

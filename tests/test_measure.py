@@ -60,9 +60,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_runs_are_warmed_up_and_then_interleaved(clock: Clock) -> None:
-    samples = sample_seconds([clock.run("a", 1.0), clock.run("b", 2.0)], SETTINGS)
+    unhurried = replace(SETTINGS, max_time_s=100.0)
+    samples = sample_seconds([clock.run("a", 1.0), clock.run("b", 2.0)], unhurried)
     assert "".join(clock.ran) == "aabb" + "ab" * 3
     assert samples == ((1.0,) * 3, (2.0,) * 3)
+
+
+def test_slow_runs_are_measured_a_few_times_only(clock: Clock) -> None:
+    hurried = replace(SETTINGS, max_time_s=15.0, min_samples=20, warmup_runs=5)
+    samples = sample_seconds([clock.run("a", 10.0), clock.run("b", 20.0)], hurried)
+    assert "".join(clock.ran) == "ab" + "ab" * 3
+    assert samples == ((10.0,) * 3, (20.0,) * 3)
 
 
 def test_every_sample_is_kept(clock: Clock) -> None:
@@ -149,13 +157,15 @@ def test_the_smallest_contexts_can_be_measured(context_tokens: int) -> None:
     assert measure_bursts(Spy(), replace(BURSTS, settings=settings)).largest == 4
     verifications = replace(VERIFICATIONS, settings=settings)
     assert measure_verifications(Spy(), verifications).largest == 5
-    assert min(measure_overheads(Spy(), Spy(), verifications)) > 0
+    assert min(measure_overheads(Spy(), Spy(), verifications, step_s=1e-3)) > 0
 
 
 @pytest.mark.parametrize("sampling", [SamplingSettings(), SAMPLED])
 def test_overheads_are_what_a_round_takes_outside_the_models(sampling: SamplingSettings) -> None:
     target, draft = Spy(), Spy()
-    overhead_s, plain_overhead_s = measure_overheads(target, draft, replace(VERIFICATIONS, sampling=sampling))
+    overhead_s, plain_overhead_s = measure_overheads(
+        target, draft, replace(VERIFICATIONS, sampling=sampling), step_s=1e-3
+    )
     assert 0 < plain_overhead_s < 0.01
     assert 0 < overhead_s < 0.01
     assert draft.greedies

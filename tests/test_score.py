@@ -32,7 +32,7 @@ def test_intervals_scale_with_the_tokens() -> None:
     ("of_acceptance", "of_burst", "of_target", "of_speed"),
     [
         (Evidence.ESTIMATED, Evidence.MEASURED, Evidence.MEASURED, Evidence.ESTIMATED),
-        (Evidence.MEASURED, Evidence.MEASURED, Evidence.MEASURED, Evidence.MEASURED),
+        (Evidence.MEASURED, Evidence.MEASURED, Evidence.MEASURED, Evidence.ESTIMATED),
         (Evidence.MEASURED, Evidence.EXTRAPOLATED, Evidence.MEASURED, Evidence.EXTRAPOLATED),
         (Evidence.ESTIMATED, Evidence.STAND_IN, Evidence.STAND_IN, Evidence.STAND_IN),
         (Evidence.MEASURED, Evidence.MEASURED, Evidence.STAND_IN, Evidence.STAND_IN),

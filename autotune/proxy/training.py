@@ -112,7 +112,9 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def _fall_back(good: dict[str, Tensor] | None, step: int) -> Trained:
     if good is None:
-        raise TrainingDiverged(f"the training loss became NaN or infinite at step {step}: lower the learning rate")
+        raise TrainingDiverged(
+            f"the training loss became NaN or infinite at step {step}: try another --seed, or --proxy pruned"
+        )
     logger.warning("the training loss became NaN or infinite at step %d: the last good weights are kept", step)
     return Trained(good, step)
 

@@ -63,9 +63,22 @@ def test_divergences_loops_and_interruption_are_told(make_facts: MakeFacts) -> N
     facts = replace(facts, validated=[replace(draft, divergences=2) for draft in facts.validated], interrupted=True)
     text = markdown(summarise(facts))
 
-    assert "6 decoded tokens differ" in text
+    assert "6 greedy outputs differ" in text
     assert "41% of the target's continuations loop" in text
     assert "`--resume` continues it" in text
+
+
+def test_a_draft_that_alters_the_output_is_named_and_never_recommended(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    facts = replace(facts, validated=[replace(draft, mismatches=3) for draft in facts.validated], chosen=None)
+    text = markdown(summarise(facts))
+    assert "altered the target's greedy output for 3 prompts: it never ships" in text
+    assert "Do not speculate: all 3 decoded drafts altered the target's output." in text
+
+
+def test_before_the_first_trial_nothing_is_advised(make_facts: MakeFacts) -> None:
+    facts = replace(make_facts(), records=[], front=[], validated=[], chosen=None, interrupted=True)
+    assert "Not validated: no draft was tried yet." in markdown(summarise(facts))
 
 
 def test_figure_places_every_score_and_names_the_chosen_draft(make_facts: MakeFacts) -> None:
