@@ -5,8 +5,8 @@ position of the first row, the number of rows, and how many tokens a burst has d
 `[PIECE_TOKENS, width]` with widths rounded up to whole blocks of `LANES` columns; the added columns hold zeros.
 
 Matrices are packed in blocks `[columns / LANES, in, LANES]`, so that one token reads each weight once, in order.  Rows
-go through a block in tiles of 4, then 2, then 1: the block is by then in the second-level cache, and a few rows cost
-little more than one.
+go through a block in tiles of six and a rest: up to six tokens read each weight from memory once, more read it again
+from the second-level cache.
 """
 
 import tvm
@@ -15,7 +15,9 @@ from tvm.script import tirx as T  # noqa: N812 (the name that TVMScript is writt
 from autotune.candidate import DraftShape
 
 LANES = 64
-"""Columns of a block: with tiles of four rows, sixteen accumulators of sixteen floats."""
+"""Columns of a block: four vectors of sixteen floats."""
+TILE_ROWS = 6
+"""Rows that go through a block together: 24 accumulators leave enough of 32 registers for weights and activations."""
 VECTOR = 16
 """Lanes of the reductions."""
 PIECE_TOKENS = 64
@@ -83,13 +85,19 @@ def matmul(depth: int, width: int, columns: int, epilogue: str) -> tvm.tirx.Prim
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         for block in T.parallel(count):
             with T.sblock("block"):
-                sums = T.sblock_alloc_buffer((4, LANES), "float32", scope="local")
-                for four in T.serial(span[1] // 4):
-                    tile(x, weight, y, sums, block, four * 4, 4)
-                if span[1] % 4 >= 2:
-                    tile(x, weight, y, sums, block, span[1] // 4 * 4, 2)
-                if span[1] % 2 == 1:
+                sums = T.sblock_alloc_buffer((TILE_ROWS, LANES), "float32", scope="local")
+                for whole in T.serial(span[1] // TILE_ROWS):
+                    tile(x, weight, y, sums, block, whole * TILE_ROWS, TILE_ROWS)
+                if span[1] % TILE_ROWS == 1:
                     tile(x, weight, y, sums, block, span[1] - 1, 1)
+                if span[1] % TILE_ROWS == 2:
+                    tile(x, weight, y, sums, block, span[1] - 2, 2)
+                if span[1] % TILE_ROWS == 3:
+                    tile(x, weight, y, sums, block, span[1] - 3, 3)
+                if span[1] % TILE_ROWS == 4:
+                    tile(x, weight, y, sums, block, span[1] - 4, 4)
+                if span[1] % TILE_ROWS == 5:
+                    tile(x, weight, y, sums, block, span[1] - 5, 5)
 
     return kernel
 
