@@ -117,9 +117,7 @@ class _ModuleWriter:
         drafted = relax.Var("drafted", _tensor((LONGEST_BURST,), "int64"))
         parameters = self._parameters()
         tokens, span, after, logits = state.values()
-        with self.builder.function(
-            f"burst_{count}", [tokens, span, after, logits, drafted, *parameters.values()]
-        ):
+        with self.builder.function(f"burst_{count}", [tokens, span, after, logits, drafted, *parameters.values()]):
             drafts: Any = drafted
             for _ in range(count):
                 after = self.builder.emit(relax.Call(step, [tokens, span, after, logits, *parameters.values()]))
