@@ -25,9 +25,9 @@ class StoredArray:
 class TvmLayout:
     """How to call the functions of the library.
 
-    `step(tokens, span, after, logits, *weights, *caches)` decodes up to `piece_tokens` tokens; `burst_k(tokens, span,
-    after, logits, drafted, *weights, *caches)` for k = 1 … `longest_burst` drafts k tokens.  All buffers are given by
-    the caller and written in place:
+    `step(tokens, span, after, logits, *scratch, *weights, *caches)` decodes up to `piece_tokens` tokens;
+    `burst_k(tokens, span, after, logits, drafted, *scratch, *weights, *caches)` drafts k = 1 … `longest_burst` tokens.
+    All buffers are given by the caller and written in place:
 
     ========= ========= ==========================================================================
     tokens    int64     `[piece_tokens]`
@@ -35,6 +35,7 @@ class TvmLayout:
     after     int64     `[piece_tokens]`: the arg-max token after each
     logits    float32   `logits_shape`: one row a token; columns beyond the vocabulary mean nothing
     drafted   int64     `[longest_burst]`
+    scratch   float32   `scratch_shapes`: memory for activations
     caches    float32   `cache_shapes`: keys and values, which the caller fills with zeros once
     ========= ========= ==========================================================================
     """
@@ -42,6 +43,7 @@ class TvmLayout:
     piece_tokens: int
     longest_burst: int
     logits_shape: tuple[int, ...]
+    scratch_shapes: tuple[tuple[int, ...], ...]
     cache_shapes: tuple[tuple[int, ...], ...]
     weights: tuple[StoredArray, ...]
     weights_bytes: int

@@ -67,6 +67,7 @@ class TvmBackend:
             piece_tokens=llama_tvm.PIECE_TOKENS,
             longest_burst=llama_tvm.LONGEST_BURST,
             logits_shape=llama_tvm.logits_shape(weights.shape),
+            scratch_shapes=tuple(llama_tvm.scratch_shapes(weights.shape).values()),
             cache_shapes=tuple(llama_tvm.cache_shapes(weights.shape, capacity_tokens).values()),
             weights=stored,
             weights_bytes=(folder / WEIGHTS_FILE).stat().st_size,

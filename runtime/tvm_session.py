@@ -51,13 +51,14 @@ class TvmSession:
         self._drafted = _aligned_zeros((layout.longest_burst,), np.int64)
         with huge_pages():
             weights = _read_weights(folder, layout)
+        scratch = [_aligned_zeros(size, np.float32) for size in layout.scratch_shapes]
         caches = [_aligned_zeros(size, np.float32) for size in layout.cache_shapes]
         self._functions = _bind(
             machine,
             layout,
             [self._tokens, self._span, self._after, self._logits],
             self._drafted,
-            [*weights, *caches],
+            [*scratch, *weights, *caches],
         )
         self._step = self._functions["step"]
         self._cached_tokens = 0

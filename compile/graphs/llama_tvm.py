@@ -7,7 +7,7 @@ Relax is a language of pure functions, and reorders or drops what nobody uses.  
 passed on as results: who reads them next names the result, not the buffer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,18 @@ Shapes = dict[str, tuple[int, ...]]
 def logits_shape(shape: DraftShape) -> tuple[int, int]:
     """Shape of the logits buffer."""
     return PIECE_TOKENS, padded(shape.vocab)
+
+
+def scratch_shapes(shape: DraftShape) -> Shapes:
+    """Shapes of the activations' buffers by parameter name, in the order of the parameters."""
+    widths = {
+        "x": padded(shape.hidden),
+        "normed": padded(shape.hidden),
+        "qkv": padded(_qkv_columns(shape)),
+        "attended": padded(shape.heads * shape.head_dim),
+        "product": _product_width(shape),
+    }
+    return {name: (PIECE_TOKENS, width) for name, width in widths.items()}
 
 
 def cache_shapes(shape: DraftShape, capacity_tokens: int) -> Shapes:
@@ -105,65 +117,50 @@ class _ModuleWriter:
 
     def step(self) -> Any:
         """Adds the function `step`; its name in the module."""
-        state = self._state()
-        parameters = self._parameters()
+        state, parameters = self._state(), self._parameters()
         with self.builder.function("step", [*state.values(), *parameters.values()]):
-            after = self._decode(state, parameters)
-            return self.builder.emit_func_output(after)
+            return self.builder.emit_func_output(self._decode(state | parameters))
 
     def burst(self, step: Any, count: int) -> None:
         """Adds the function `burst_<count>`."""
-        state = self._state()
-        drafted = relax.Var("drafted", _tensor((LONGEST_BURST,), "int64"))
-        parameters = self._parameters()
+        state, parameters = self._state(), self._parameters()
         tokens, span, after, logits = state.values()
-        with self.builder.function(f"burst_{count}", [tokens, span, after, logits, drafted, *parameters.values()]):
-            drafts: Any = drafted
+        drafted: Any = relax.Var("drafted", _tensor((LONGEST_BURST,), "int64"))
+        with self.builder.function(f"burst_{count}", [*state.values(), drafted, *parameters.values()]):
             for _ in range(count):
                 after = self.builder.emit(relax.Call(step, [tokens, span, after, logits, *parameters.values()]))
-                tokens, span, drafts = self._in_place("advance", [after, tokens, span, drafts], [1, 2, 3])
-            self.builder.emit_func_output(drafts)
+                advanced = self._run("advance", [after, tokens, span, drafted], [1, 2, 3])
+                tokens, span, drafted = (self.builder.emit(relax.TupleGetItem(advanced, i)) for i in range(3))
+            self.builder.emit_func_output(drafted)
 
-    def _decode(self, state: dict[str, Any], parameters: dict[str, Any]) -> Any:
-        """Adds everything from `tokens` to `after`."""
-        shape, span = self._shape, state["span"]
-        x = self._new("embed", [state["tokens"], span, parameters["embed"]], padded(shape.hidden))
-        for index in range(shape.layers):
-            layer = {name: parameters[f"{name}_{index}"] for name in _LAYER}
-            x = self._attention(x, span, parameters["cosines"], parameters["sines"], layer)
-            normed = self._new("norm", [x, span, layer["ffn_norm"]], padded(shape.hidden))
-            product = self._new("gate_up", [normed, span, layer["gate_up"]], blocks(2 * shape.ffn) * LANES // 2)
-            x = self._in_place("down", [product, span, layer["down"], x], [3])[0]
-        normed = self._new("norm", [x, span, parameters["norm"]], padded(shape.hidden))
-        logits = self._in_place("head", [normed, span, parameters["head"], state["logits"]], [3])[0]
-        return self._in_place("argmax", [logits, span, state["after"]], [2])[0]
+    def _decode(self, given: Mapping[str, Any]) -> Any:
+        """Adds everything from `tokens` to `after`; given: the function's parameters by name."""
+        span, normed, qkv, attended, product = (given[name] for name in ("span", *_SCRATCH[1:]))
+        x = self._run("embed", [given["tokens"], span, given["embed"], given["x"]])
+        for index in range(self._shape.layers):
+            layer = {name: given[f"{name}_{index}"] for name in _LAYER}
+            normed = self._run("norm", [x, span, layer["attn_norm"], normed])
+            qkv = self._run("qkv", [normed, span, layer["qkv"], qkv])
+            tables = [given["cosines"], given["sines"]]
+            attended = self._run("attention", [qkv, span, *tables, layer["keys"], layer["values"], attended])
+            x = self._run("o", [attended, span, layer["o"], x])
+            normed = self._run("norm", [x, span, layer["ffn_norm"], normed])
+            product = self._run("gate_up", [normed, span, layer["gate_up"], product])
+            x = self._run("down", [product, span, layer["down"], x])
+        normed = self._run("norm", [x, span, given["norm"], normed])
+        logits = self._run("head", [normed, span, given["head"], given["logits"]])
+        return self._run("argmax", [logits, span, given["after"]])
 
-    def _attention(self, x: Any, span: Any, cosines: Any, sines: Any, layer: dict[str, Any]) -> Any:
-        """Adds a layer's attention; the residual with its output added."""
-        shape = self._shape
-        normed = self._new("norm", [x, span, layer["attn_norm"]], padded(shape.hidden))
-        qkv = self._new("qkv", [normed, span, layer["qkv"]], padded(_qkv_columns(shape)))
-        attended = self._in_place(
-            "attention",
-            [qkv, span, cosines, sines, layer["keys"], layer["values"]],
-            [4, 5],
-            _rows(padded(shape.heads * shape.head_dim)),
-        )[-1]
-        return self._in_place("o", [attended, span, layer["o"], x], [3])[0]
+    def _run(self, name: str, arguments: Sequence[Any], written: Sequence[int] = ()) -> Any:
+        """What the kernel of that name makes of the argument it updates in place: the last, unless others are named.
 
-    def _new(self, name: str, arguments: Sequence[Any], width: int) -> Any:
-        """The rows `[PIECE_TOKENS, width]` that the kernel of that name writes."""
-        return self.builder.emit(relax.call_tir(self._kernel(name), list(arguments), _rows(width)))
-
-    def _in_place(self, name: str, arguments: Sequence[Any], written: Sequence[int], new: Any = None) -> list[Any]:
-        """The arguments that the kernel of that name updates in place, then what it writes anew, if anything."""
-        results = [arguments[index].ty for index in written] + ([] if new is None else [new])
-        places = list(written) + ([] if new is None else [-1])
-        call = relax.op.call_tir_inplace(self._kernel(name), list(arguments), places, results)
-        result = self.builder.emit(call)
-        if len(results) == 1:
-            return [result]
-        return [self.builder.emit(relax.TupleGetItem(result, index)) for index in range(len(results))]
+        (Attention also updates the caches.  Only the attention of the same layer reads them, in a later step.)
+        """
+        places = list(written) or [len(arguments) - 1]
+        types = [arguments[index].ty for index in places]
+        return self.builder.emit(
+            relax.op.call_tir_inplace(self._kernel(name), list(arguments), places, types if written else types[0])
+        )
 
     def _kernel(self, name: str) -> Any:
         """The kernel of that name in the module."""
@@ -172,7 +169,7 @@ class _ModuleWriter:
             self._kernels[name] = self.builder.add_func(function, name)
         return self._kernels[name]
 
-    def _make_kernel(self, name: str) -> tvm.tirx.PrimFunc:
+    def _make_kernel(self, name: str) -> Any:
         shape = self._shape
         hidden, attended = padded(shape.hidden), shape.heads * shape.head_dim
         match name:
@@ -189,7 +186,7 @@ class _ModuleWriter:
             case "gate_up":
                 return kernels.matmul(shape.hidden, hidden, 2 * shape.ffn, "swiglu")
             case "down":
-                return kernels.matmul(shape.ffn, blocks(2 * shape.ffn) * LANES // 2, shape.hidden, "add")
+                return kernels.matmul(shape.ffn, _product_width(shape), shape.hidden, "add")
             case "head":
                 return kernels.matmul(shape.hidden, hidden, shape.vocab, "store")
             case "argmax":
@@ -208,21 +205,23 @@ class _ModuleWriter:
         }
 
     def _parameters(self) -> dict[str, Any]:
-        """Fresh variables for weights and caches."""
-        sizes = self._weights | cache_shapes(self._shape, self._capacity_tokens)
+        """Fresh variables for scratch memory, weights and caches."""
+        sizes = scratch_shapes(self._shape) | self._weights | cache_shapes(self._shape, self._capacity_tokens)
         return {name: relax.Var(name, _tensor(size)) for name, size in sizes.items()}
 
 
 _LAYER = ("attn_norm", "qkv", "o", "ffn_norm", "gate_up", "down", "keys", "values")
+_SCRATCH = ("x", "normed", "qkv", "attended", "product")
 
 
 def _qkv_columns(shape: DraftShape) -> int:
     return (shape.heads + 2 * shape.kv_heads) * shape.head_dim
 
 
+def _product_width(shape: DraftShape) -> int:
+    """Columns that the SwiGLU's product is stored with."""
+    return blocks(2 * shape.ffn) * LANES // 2
+
+
 def _tensor(size: Sequence[int], dtype: str = "float32") -> Any:
     return relax.TensorType(tuple(size), dtype)
-
-
-def _rows(width: int) -> Any:
-    return _tensor((PIECE_TOKENS, width))
