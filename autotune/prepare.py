@@ -294,6 +294,7 @@ def _smallest_draft(request: Request) -> Path:
         vars(smallest),
         vars(request.target.numerics),
         backend,
+        request.device.fingerprint,
         request.context_tokens,
         source_hashes("autotune.compile"),
     )

@@ -6,10 +6,12 @@ processor that lacks them.
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from autotune.errors import BadRequest
 from autotune.program import Program
 from autotune.tvm_import import import_tvm_ffi
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, StoredArray, TvmLayout
-from autotune.weights import ModelWeights
+from autotune.weights import FloatArray, ModelWeights
 
 ALIGNMENT_BYTES = 4096
 LINKERS = ("g++", "c++", "clang++")
@@ -42,12 +44,10 @@ class TvmBackend:
 
     def versions(self) -> Mapping[str, str]:
         """Versions of TVM and of the module builder."""
-        from autotune.compile.graphs.llama_tvm import GRAPH_VERSION
-
         return {
             "apache-tvm": version("apache-tvm"),
             "apache-tvm-ffi": version("apache-tvm-ffi"),
-            "autotune-tvm-llama": GRAPH_VERSION,
+            "autotune-tvm-llama": _builder().GRAPH_VERSION,
         }
 
     def build(self, weights: ModelWeights, precision: Precision, capacity_tokens: int, folder: Path) -> None:
@@ -56,10 +56,8 @@ class TvmBackend:
             raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
         if precision not in self.precisions:
             raise BadRequest(f"backend {self.name} has no {precision}")
-        import_tvm_ffi()
-        from autotune.compile.graphs import llama_tvm
-
-        stored = _write_weights(weights, capacity_tokens, folder / WEIGHTS_FILE)
+        llama_tvm = _builder()
+        stored = _write_arrays(llama_tvm.packed_weights(weights, capacity_tokens), folder / WEIGHTS_FILE)
         shapes = {array.name: array.shape for array in stored}
         module = llama_tvm.llama_module(shapes, weights.shape, weights.numerics.norm_eps, capacity_tokens)
         llama_tvm.compile_library(module, folder / LIBRARY_FILE)
@@ -85,13 +83,17 @@ class TvmBackend:
         ).write(folder)
 
 
-def _write_weights(weights: ModelWeights, capacity_tokens: int, path: Path) -> tuple[StoredArray, ...]:
-    """Where each packed array lies in the file just written."""
-    from autotune.compile.graphs.llama_tvm import packed_weights
+def _builder() -> Any:
+    """The module `llama_tvm`; imported when needed, since it loads TVM and a question for precisions need not wait."""
+    import_tvm_ffi()
+    return import_module("autotune.compile.graphs.llama_tvm")
 
+
+def _write_arrays(arrays: Iterator[tuple[str, FloatArray]], path: Path) -> tuple[StoredArray, ...]:
+    """Where each array lies in the file just written."""
     stored = []
     with path.open("wb") as file:
-        for name, array in packed_weights(weights, capacity_tokens):
+        for name, array in arrays:
             file.write(bytes(-file.tell() % ALIGNMENT_BYTES))
             stored.append(StoredArray(name, array.shape, file.tell()))
             file.write(np.ascontiguousarray(array, np.float32).data)
