@@ -86,7 +86,38 @@ def llama_module(weights: Shapes, shape: DraftShape, norm_eps: float, capacity_t
 def compile_library(module: tvm.IRModule, path: Path) -> None:
     """Compile the module for this machine's processor into a shared library at `path`."""
     target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
-    relax.build(module, target).export_library(str(path))
+    with target:
+        lowered = _without_checks(relax.get_default_pipeline(target)(module))
+    relax.build(lowered, target, relax_pipeline=None).export_library(str(path))
+
+
+def _without_checks(module: tvm.IRModule) -> tvm.IRModule:
+    """The lowered module without the checks of types and shapes at the beginning of every function.
+
+    Sessions bind buffers once, of the sizes the layout says; checking all of them again in every step of a burst takes
+    longer than a small draft's arithmetic.
+    """
+    stripped = tvm.IRModule(dict(module.functions_items()), attrs=module.attrs)
+    for name, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            parts = [
+                relax.BindingBlock([binding for binding in block.bindings if not _is_check(binding.value)])
+                for block in function.body.blocks
+            ]
+            body = relax.SeqExpr(parts, function.body.body)
+            stripped[name] = relax.Function(
+                function.params, body, function.ret_ty, is_pure=function.is_pure, attrs=function.attrs
+            )
+    return stripped
+
+
+def _is_check(value: Any) -> bool:
+    """Whether a bound value is a call of one of the runtime's checks."""
+    return (
+        isinstance(value, relax.Call)
+        and isinstance(value.op, relax.ExternFunc)
+        and str(value.op.global_symbol) in ("vm.builtin.check_tensor_info", "vm.builtin.match_shape")
+    )
 
 
 def _pack(matrix: FloatArray, lanes: int = LANES) -> FloatArray:
