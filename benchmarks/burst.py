@@ -2,9 +2,9 @@
 
     python -m benchmarks.burst [--out FILE] [--threads 1] [--rounds 100] [--shapes 0.3M,1M,5M,15M]
 
-The three are timed in turn (A B C A B C …), each after a read of foreign memory, since between two bursts the target
-is read; each round's ratio compares neighbours in time.  All draft greedily from the same context, and `same_tokens`
-says whether the same.
+The three are timed in turn (A B C A B C …), each in a session of its own, and each after a read of foreign memory, as
+the target is read between two bursts; each round's ratio compares neighbours in time.  All draft greedily from the same
+context, and `same_tokens` says whether the same.
 """
 
 import argparse
@@ -69,10 +69,10 @@ def measure(shape: DraftShape, threads: int, rounds: int) -> Mapping[str, Any]:
             backend: build_program(backend, weights, Precision.FP32, 2 * CONTEXT_TOKENS, folder)
             for backend, folder in folders.items()
         }
-        tvm, onnxruntime = (open_session(folders[backend], threads) for backend in BACKENDS)
-        for session in (tvm, onnxruntime):
+        sessions = [open_session(folders[backend], threads) for backend in ("tvm", "tvm", "onnxruntime")]
+        for session in sessions:
             session.greedy([1] * CONTEXT_TOKENS, 0)
-        bursts = {f"k={k}": compare(tvm, onnxruntime, k, rounds) for k in LOOKAHEADS}
+        bursts = {f"k={k}": compare(*sessions, count=k, rounds=rounds) for k in LOOKAHEADS}
     return {
         "shape": str(shape),
         "parameters": shape.parameters,
@@ -81,11 +81,11 @@ def measure(shape: DraftShape, threads: int, rounds: int) -> Mapping[str, Any]:
     }
 
 
-def compare(tvm: Session, onnxruntime: Session, count: int, rounds: int) -> Mapping[str, Any]:
+def compare(bursting: Session, calling: Session, onnxruntime: Session, *, count: int, rounds: int) -> Mapping[str, Any]:
     """Times of the three ways to draft `count` tokens, and how many times faster the burst is than the others."""
     ways: dict[str, Callable[[], list[int]]] = {
-        "tvm_burst": lambda: tvm.burst([1], CONTEXT_TOKENS, count),
-        "tvm_calls": lambda: call_by_call(tvm, count),
+        "tvm_burst": lambda: bursting.burst([1], CONTEXT_TOKENS, count),
+        "tvm_calls": lambda: call_by_call(calling, count),
         "onnxruntime_calls": lambda: onnxruntime.burst([1], CONTEXT_TOKENS, count),
     }
     samples_s: dict[str, list[float]] = {name: [] for name in ways}
