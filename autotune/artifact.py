@@ -34,6 +34,8 @@ class TargetIdentity:
     id: str
     fingerprint: str
     tokenizer_fingerprint: str
+    backend: str = "onnxruntime"
+    """The compiler it was measured with; the draft may have another."""
 
 
 @dataclass(frozen=True)

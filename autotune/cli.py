@@ -73,7 +73,10 @@ def run(
     hidden: Annotated[str | None, typer.Option(help="Hidden size; default: the source's.")] = None,
     lookahead: Annotated[str | None, typer.Option(help="Lookahead k; default: 0:8.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, int8 or both, with a comma.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Compiler backends.")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="onnxruntime, tvm or both; the target takes the first."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Device; default: cpu.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Workload's temperature; 0 is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Workload's top-k; 0 is off.")] = None,

@@ -64,9 +64,8 @@ class Pair:
             )
         draft_program = Program.read(folder / DRAFT_FOLDER) if manifest.draft else None
         capacity = draft_program.capacity_tokens if draft_program else None
-        backend = draft_program.backend if draft_program else "onnxruntime"
         count = threads or manifest.threads
-        target_session = open_session(compile_target(resolved, backend, capacity), count)
+        target_session = open_session(compile_target(resolved, manifest.target.backend, capacity), count)
         draft_session = open_session(folder / DRAFT_FOLDER, count) if draft_program else None
         tokenizer = Tokenizer.open(folder / TOKENIZER_FOLDER)
         return Pair(manifest, tokenizer, Decoder(target_session, draft_session, manifest.lookahead))

@@ -1,5 +1,6 @@
 """Everything a run needs before the first trial: models, device, traces, the target's latency, the proxy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -94,16 +95,13 @@ class Workbench:
 def resolve(config: TuneConfig) -> Request:
     """The request behind a configuration; what can be refused is refused here, before anything is written."""
     device = find_device(config.device)
-    for name in config.backend:
-        backend = load_backend(name)
-        missing = [precision for precision in config.precision if precision not in backend.precisions]
-        if missing:
-            raise BadRequest(f"backend {name} has no {missing[0]}; it has: {', '.join(sorted(backend.precisions))}")
+    supported = {name: load_backend(name).precisions for name in config.backend}
+    _check_precisions(config, supported)
     target = resolve_target(config.target)
     source = target if config.source is None else resolve_target(config.source)
     if source != target:
         check_same_tokenizer(target, source)
-    space = make_space(source.shape, config.ranges, config.backend, config.precision)
+    space = make_space(source.shape, config.ranges, config.backend, config.precision, supported)
     context = min(target.numerics.context_tokens, source.numerics.context_tokens, MOST_CONTEXT_TOKENS)
     if space.max_lookahead + 2 > context:
         raise BadRequest(f"--lookahead {config.lookahead}: such bursts do not fit into the context of {context} tokens")
@@ -300,6 +298,7 @@ def _smallest_draft(request: Request) -> Path:
         vars(smallest),
         vars(request.target.numerics),
         backend,
+        request.device.fingerprint,
         request.context_tokens,
         source_hashes("autotune.compile"),
     )
@@ -309,6 +308,18 @@ def _smallest_draft(request: Request) -> Path:
         build_program(backend, weights, Precision.FP32, request.context_tokens, folder)
 
     return cached_folder("small-drafts", key, make)
+
+
+def _check_precisions(config: TuneConfig, supported: Mapping[str, frozenset[Precision]]) -> None:
+    """BadRequest if a precision, or a backend, was asked for in vain."""
+    for precision in config.precision:
+        if not any(precision in precisions for precisions in supported.values()):
+            known = ", ".join(sorted(set().union(*supported.values())))
+            raise BadRequest(f"backend {' and '.join(supported)} has no {precision}; use --precision {known}")
+    for name, precisions in supported.items():
+        if not precisions & set(config.precision):
+            known = ", ".join(sorted(precisions))
+            raise BadRequest(f"backend {name} has none of the precisions asked for; add --precision {known}")
 
 
 def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:

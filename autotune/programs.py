@@ -6,6 +6,7 @@ from pathlib import Path
 from autotune.cache import cached_folder, content_key, source_hashes
 from autotune.candidate import Precision
 from autotune.compile.base import build_program, find_backend
+from autotune.devices import find_device
 from autotune.program import PROGRAM_SCHEMA
 from autotune.targets import Target
 
@@ -16,7 +17,11 @@ def compile_target(target: Target, backend: str, capacity_tokens: int | None = N
     `capacity_tokens`: positions of its key/value cache; the target's whole context if not given.
     """
     capacity_tokens = capacity_tokens or target.numerics.context_tokens
-    key = content_key(target.fingerprint, backend, _compiler_versions(backend), capacity_tokens, PROGRAM_SCHEMA)
+    # The processor, since some backends compile to its machine code and several machines may share a cache.
+    processor = find_device("cpu").fingerprint
+    key = content_key(
+        target.fingerprint, backend, _compiler_versions(backend), processor, capacity_tokens, PROGRAM_SCHEMA
+    )
 
     def make(folder: Path) -> None:
         build_program(backend, target.read_weights(), Precision.FP32, capacity_tokens, folder)

@@ -32,7 +32,9 @@ def ship(
     target = bench.request.target
     finalist, validated = winner or (None, None)
     manifest = Manifest(
-        target=TargetIdentity(target.id, target.fingerprint, target.tokenizer_fingerprint),
+        target=TargetIdentity(
+            target.id, target.fingerprint, target.tokenizer_fingerprint, bench.request.config.backend[0]
+        ),
         lookahead=validated.lookahead if validated else 0,
         # Only batch 1 is decoded and measured so far; a larger batch has no entry rather than a guess.
         lookahead_schedule=((1, 1, validated.lookahead if validated else 0),),

@@ -95,7 +95,7 @@ class _Warnings(logging.Handler):
 
 def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
     count = f"{status.evaluated:>{len(str(status.planned))}}/{status.planned}"
-    head = f"  {count} {record.build.shape!s:<22} {record.build.precision.value:<4}"
+    head = f"  {count} {record.build.shape!s:<22} {record.build.precision.value:<4} {record.build.backend}"
     if isinstance(record.outcome, Rejected):
         detail = " ".join(record.outcome.detail.split())
         return f"{head} [red]{record.outcome.reason.value}[/]: {escape(detail)}"

@@ -1,6 +1,6 @@
 """Decode step of a 50 M-parameter fp32 draft against the time it takes merely to read its weights from memory.
 
-    python -m benchmarks.step_bandwidth [--out FILE] [--threads 1] [--rounds 60]
+    python -m benchmarks.step_bandwidth [--out FILE] [--backend onnxruntime] [--threads 1] [--rounds 60]
 
 The two are timed in turn (floor, step, floor, step, …), so that both meet the same machine, and so that each finds the
 caches filled with the other's data.  The share is floor / step: 1.0 would be a step that does nothing but read.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.base import build_program, load_backend
+from autotune.compile.base import BACKENDS, build_program, load_backend
 from autotune.runtime.session import open_session
 from autotune.weights import Numerics, random_weights
 from benchmarks.record import machine, spread, write_record
@@ -29,6 +29,7 @@ WARM_UP_ROUNDS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write (default: standard output)")
+    parser.add_argument("--backend", choices=sorted(BACKENDS), default="onnxruntime")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=60)
     arguments = parser.parse_args()
@@ -37,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = random_weights(SHAPE, NUMERICS)
-        built = build_program("onnxruntime", weights, Precision.FP32, 2 * CONTEXT_TOKENS, folder / "program")
+        built = build_program(arguments.backend, weights, Precision.FP32, 2 * CONTEXT_TOKENS, folder / "program")
         session = open_session(folder / "program", arguments.threads)
         read, made_with = stream_reader(read_bytes(), arguments.threads, folder)
         session.greedy([1] * CONTEXT_TOKENS, 0)
@@ -57,7 +58,7 @@ def main() -> None:
             "threads": arguments.threads,
             "warm_up_rounds": WARM_UP_ROUNDS,
             "reader": made_with,
-            "compiler": dict(load_backend("onnxruntime").versions()),
+            "compiler": dict(load_backend(arguments.backend).versions()),
         },
         "build_s": built.build_s,
         "build_s_per_50_m_parameters": built.build_s / SHAPE.parameters * 50e6,

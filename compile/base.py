@@ -45,6 +45,11 @@ BACKENDS: Mapping[str, BackendEntry] = {
         install="pip install onnx onnxruntime-gpu",
         distributions=("onnx", "onnxruntime-gpu", "onnxruntime"),
     ),
+    "tvm": BackendEntry(
+        "autotune.compile.tvm_backend:TvmBackend",
+        install="pip install apache-tvm",
+        distributions=("apache-tvm", "apache-tvm-ffi"),
+    ),
 }
 
 

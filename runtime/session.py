@@ -37,7 +37,10 @@ class Session(Protocol):
         """Free the program and its cache."""
 
 
-SESSIONS = {"onnxruntime": "autotune.runtime.ort_session:OrtSession"}
+SESSIONS = {
+    "onnxruntime": "autotune.runtime.ort_session:OrtSession",
+    "tvm": "autotune.runtime.tvm_session:TvmSession",
+}
 """Session class of each backend, as `module:class`; imported only when a program of that backend is opened."""
 
 

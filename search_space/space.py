@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -13,6 +14,8 @@ from autotune.search_space.presets import default_attention, default_ffn, defaul
 logger = logging.getLogger(__name__)
 
 Params = dict[str, int | str]
+Program = tuple[str, Precision]
+"""A backend and a precision."""
 LOOKAHEAD = "lookahead"
 
 
@@ -30,7 +33,7 @@ class Ranges:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Every draft that can be sliced from `source`, on every backend, at every precision, with every lookahead."""
+    """Every draft that can be sliced from `source`, as every program, with every lookahead."""
 
     source: DraftShape
     layers: Axis
@@ -40,8 +43,18 @@ class SearchSpace:
     hidden: Axis
     lookahead: Axis
     """Lookaheads of at least 1; k = 0 needs no draft and is always in the race."""
-    backends: tuple[str, ...]
-    precisions: tuple[Precision, ...]
+    programs: tuple[Program, ...]
+    """What a shape can be compiled to; not every backend has every precision."""
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The backends of the programs."""
+        return tuple(dict.fromkeys(backend for backend, _ in self.programs))
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions of the programs."""
+        return tuple(dict.fromkeys(precision for _, precision in self.programs))
 
     @property
     def max_lookahead(self) -> int:
@@ -52,7 +65,7 @@ class SearchSpace:
     def size(self) -> int:
         """Number of distinct builds."""
         axes = (self.layers.values, self.attention, self.ffn.values, self.hidden.values)
-        count = len(self.backends) * len(self.precisions)
+        count = len(self.programs)
         for values in axes:
             count *= len(values)
         return count
@@ -62,9 +75,7 @@ class SearchSpace:
         layers = self.layers.suggest(trial)
         heads, kv_heads = self._suggest_attention(trial)
         shape = self._shape(layers, (heads, kv_heads), self.ffn.suggest(trial), self.hidden.suggest(trial))
-        backend = trial.suggest_categorical("backend", self.backends)
-        precision = Precision(trial.suggest_categorical("precision", [p.value for p in self.precisions]))
-        return Candidate(Build(shape, backend, precision), self.lookahead.suggest(trial))
+        return Candidate(Build(shape, *self._suggest_program(trial)), self.lookahead.suggest(trial))
 
     def params(self, candidate: Candidate) -> Params:
         """The parameters with which `suggest` gives this candidate."""
@@ -75,8 +86,7 @@ class SearchSpace:
             "heads": self._heads_axis.param(shape.heads) if self._heads_axis else pair,
             "ffn": self.ffn.param(shape.ffn),
             "hidden": self.hidden.param(shape.hidden),
-            "backend": candidate.build.backend,
-            "precision": candidate.build.precision.value,
+            **self._program_params(candidate.build),
             LOOKAHEAD: self.lookahead.param(candidate.lookahead),
         }
 
@@ -93,7 +103,7 @@ class SearchSpace:
             rng.choice(self.ffn.values),
             rng.choice(self.hidden.values),
         )
-        build = Build(shape, rng.choice(self.backends), rng.choice(self.precisions))
+        build = Build(shape, *rng.choice(self.programs))
         return Candidate(build, rng.choice(self.lookahead.values))
 
     def seeds(self) -> list[Candidate]:
@@ -107,8 +117,7 @@ class SearchSpace:
             self._shape(layers, self.attention[-1], ffn, self.hidden.values[-1])
             for layers, ffn in itertools.product(self.layers.values[:3], widths)
         ]
-        choices = itertools.product(self.precisions, self.backends)
-        return [Candidate(Build(shape, b, p), middle) for p, b in choices for shape in shapes]
+        return [Candidate(Build(shape, *program), middle) for program in self.programs for shape in shapes]
 
     @property
     def _heads_axis(self) -> Axis | None:
@@ -123,16 +132,40 @@ class SearchSpace:
         heads, kv_heads = (int(part) for part in chosen.split("/"))
         return heads, kv_heads
 
+    @property
+    def _free_programs(self) -> bool:
+        """Whether every backend has every precision, so that they can be chosen one by one."""
+        return len(self.programs) == len(self.backends) * len(self.precisions)
+
+    def _suggest_program(self, trial: Trial) -> Program:
+        if self._free_programs:
+            backend = trial.suggest_categorical("backend", self.backends)
+            return backend, Precision(trial.suggest_categorical("precision", [p.value for p in self.precisions]))
+        chosen = trial.suggest_categorical("backend", [f"{backend}/{p.value}" for backend, p in self.programs])
+        backend, _, precision = chosen.partition("/")
+        return backend, Precision(precision)
+
+    def _program_params(self, build: Build) -> Params:
+        """The parameters with which `_suggest_program` gives the build's program."""
+        if self._free_programs:
+            return {"backend": build.backend, "precision": build.precision.value}
+        return {"backend": f"{build.backend}/{build.precision.value}"}
+
     def _shape(self, layers: int, attention: tuple[int, int], ffn: int, hidden: int) -> DraftShape:
         heads, kv_heads = attention
         return replace(self.source, layers=layers, heads=heads, kv_heads=kv_heads, ffn=ffn, hidden=hidden)
 
 
 def make_space(
-    source: DraftShape, ranges: Ranges, backends: tuple[str, ...], precisions: tuple[Precision, ...]
+    source: DraftShape,
+    ranges: Ranges,
+    backends: tuple[str, ...],
+    precisions: tuple[Precision, ...],
+    supported: Mapping[str, Set[Precision]] | None = None,
 ) -> SearchSpace:
     """The space of drafts of `source` inside the user's ranges; BadRequest where nothing is left.
 
+    `supported`: the precisions each backend has; all of them if None.
     Values beyond the source are left out with a warning: a pruned draft cannot be larger than what it is cut from.
     """
     lookahead = parse_axis(LOOKAHEAD, ranges.lookahead, smallest=0)
@@ -145,8 +178,11 @@ def make_space(
         ffn=_axis("ffn", ranges.ffn, default_ffn(source), source.ffn),
         hidden=_axis("hidden", ranges.hidden, default_hidden(source), source.hidden),
         lookahead=Axis(LOOKAHEAD, tuple(k for k in lookahead.values if k)),
-        backends=tuple(dict.fromkeys(backends)),
-        precisions=tuple(dict.fromkeys(precisions)),
+        programs=tuple(
+            (backend, precision)
+            for precision, backend in itertools.product(dict.fromkeys(precisions), dict.fromkeys(backends))
+            if supported is None or precision in supported[backend]
+        ),
     )
 
 

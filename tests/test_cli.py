@@ -123,6 +123,8 @@ def test_targets(autotune: Autotune) -> None:
         (["--lookahead", "0"], "--lookahead 0 alone leaves nothing to search"),
         (["--lookahead", "1:4000"], "--lookahead 1:4000: such bursts do not fit into the context"),
         (["--backend", "gcc"], "unknown backend 'gcc'; choose from: onnxruntime"),
+        (["--backend", "tvm", "--precision", "int8"], "backend tvm has no int8; use --precision fp32"),
+        (["--backend", "onnxruntime,tvm", "--precision", "int8"], "backend tvm has none of the precisions asked for"),
         (["--precision", "int3"], "--precision int3: Input should be 'fp32' or 'int8'"),
         (["--device", "tpu"], "unknown device 'tpu'; this version knows: cpu"),
         (["--proxy", "magic"], "--proxy magic: Input should be 'pruned' or 'elastic'"),

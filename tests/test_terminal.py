@@ -42,7 +42,7 @@ def shown(screen: Screen, outcome: Measured | Rejected, status: SearchStatus = S
 def test_a_measured_trial_is_one_plain_line(screen: Screen) -> None:
     line = shown(screen, measured(0.5, 0.001))
     assert line.startswith("   7/48 2L-4H-48F-32D")
-    assert " fp32 k=4 3.00 tokens/round " in line
+    assert " fp32 onnxruntime k=4 3.00 tokens/round " in line
     assert line.endswith("front 4 · 1:23 left")
     assert f"best 2L-4H-48F-32D k={STATUS.best[1].lookahead} {STATUS.best[1].speedup.value:.2f}×" in line
     assert "\x1b" not in line
@@ -51,7 +51,7 @@ def test_a_measured_trial_is_one_plain_line(screen: Screen) -> None:
 def test_a_rejected_trial_is_one_line_with_its_reason(screen: Screen) -> None:
     detail = "[ONNXRuntimeError] : 1 : FAIL : Load model failed:\n  no kernel for [/bold] " + "x" * 100
     line = shown(screen, Rejected(RejectReason.BUILD_ERROR, detail, "stderr"))
-    assert line == f"   7/48 {'2L-4H-48F-32D':<22} fp32 build-error: {' '.join(detail.split())}"
+    assert line == f"   7/48 {'2L-4H-48F-32D':<22} fp32 onnxruntime build-error: {' '.join(detail.split())}"
 
 
 def test_the_first_trial_may_have_no_best(screen: Screen) -> None:

@@ -28,8 +28,9 @@ from onnx import TensorProto, helper
 from autotune.candidate import DraftShape, Precision
 from autotune.compile.graphs.external_data import ExternalData
 from autotune.compile.graphs.head_alignment import aligned_heads
+from autotune.compile.graphs.rotary import rotary_caches
 from autotune.quantization import quantise
-from autotune.weights import FloatArray, ModelWeights, Numerics
+from autotune.weights import ModelWeights
 
 GRAPH_VERSION = "1"
 """Raise it when the graph of given weights changes: compiled programs are cached by it."""
@@ -58,17 +59,6 @@ def llama_graph(
         initializer=writer.initializers,
     )
     return helper.make_model(graph, opset_imports=_OPSETS, ir_version=_IR_VERSION)
-
-
-def rotary_caches(numerics: Numerics, head_dim: int, positions: int) -> tuple[FloatArray, FloatArray]:
-    """Cosines and sines `[positions, head_dim / 2]`; dimension i is rotated together with i + head_dim / 2.
-
-    Angles are rounded to float32 as transformers does: both are then off by the same, up to 5e-4 at position 10,000.
-    """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = 1 / np.float32(numerics.rope_theta) ** exponents
-    angles = np.outer(np.arange(positions, dtype=np.float32), frequencies)
-    return np.cos(angles), np.sin(angles)
 
 
 class _GraphWriter:

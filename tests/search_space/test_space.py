@@ -53,7 +53,11 @@ def spaces(draw: Callable[..., object]) -> SearchSpace:
     precisions = draw(st.sampled_from([(Precision.FP32,), BOTH]))
     try:
         return make_space(
-            source, Ranges(**ranges, lookahead=lookahead), ("a", "b")[: draw(st.integers(1, 2))], precisions
+            source,
+            Ranges(**ranges, lookahead=lookahead),
+            ("a", "b")[: draw(st.integers(1, 2))],
+            precisions,
+            draw(st.none() | st.just({"a": set(BOTH), "b": {Precision.FP32}})),
         )
     except BadRequest:  # heads that do not divide
         return space_of(source)
@@ -204,4 +208,12 @@ def test_the_target_alone_is_no_value_of_the_lookahead_axis() -> None:
 def test_what_is_named_twice_is_searched_once() -> None:
     space = make_space(MHA, Ranges(layers="1"), ("a", "a"), (Precision.INT8, Precision.INT8))
     assert space.backends == ("a",)
+    assert len(set(all_builds(space))) == space.size == len(all_builds(space))
+
+
+def test_a_program_that_its_backend_lacks_is_no_part_of_the_space() -> None:
+    supported = {"a": set(BOTH), "b": {Precision.FP32}}
+    space = make_space(MHA, Ranges(layers="1"), ("a", "b"), BOTH, supported)
+    assert space.programs == (("a", Precision.FP32), ("b", Precision.FP32), ("a", Precision.INT8))
+    assert space.params(space.seeds()[0])["backend"] == "a/fp32"
     assert len(set(all_builds(space))) == space.size == len(all_builds(space))

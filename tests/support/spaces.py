@@ -14,4 +14,4 @@ def all_builds(space: SearchSpace) -> list[Build]:
         replace(space.source, layers=layers, heads=heads, kv_heads=kv_heads, ffn=ffn, hidden=hidden)
         for layers, (heads, kv_heads), ffn, hidden in product(*axes)
     ]
-    return [Build(*each) for each in product(shapes, space.backends, space.precisions)]
+    return [Build(shape, *program) for shape, program in product(shapes, space.programs)]

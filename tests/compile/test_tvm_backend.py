@@ -1,0 +1,63 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autotune.candidate import DraftShape, Precision
+from autotune.compile import tvm_backend
+from autotune.compile.base import build_program
+from autotune.compile.tvm_backend import TvmBackend
+from autotune.errors import BadRequest
+from autotune.tvm_layout import TvmLayout
+from autotune.weights import ModelWeights, random_weights
+from tests.support.models import NUMERICS, tiny_weights
+
+pytest.importorskip("tvm", reason="apache-tvm is not installed")
+
+SHAPE = DraftShape(layers=2, heads=4, kv_heads=2, head_dim=16, hidden=64, ffn=88, vocab=96)
+
+
+def test_versions_name_the_packages_and_the_module() -> None:
+    assert set(TvmBackend().versions()) == {"apache-tvm", "apache-tvm-ffi", "autotune-tvm-llama"}
+
+
+def test_other_families_and_precisions_are_refused(tmp_path: Path) -> None:
+    weights = tiny_weights(SHAPE)
+    other = ModelWeights(SHAPE, replace(NUMERICS, family="opt"), weights.arrays)
+    with pytest.raises(BadRequest, match="opt"):
+        TvmBackend().build(other, Precision.FP32, 32, tmp_path)
+    with pytest.raises(BadRequest, match="int8"):
+        TvmBackend().build(weights, Precision.INT8, 32, tmp_path)
+
+
+def test_what_is_missing_is_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tvm_backend, "find_spec", lambda name: None)
+    assert "pip install" in (TvmBackend().unavailable() or "")
+    monkeypatch.undo()
+    monkeypatch.setattr(tvm_backend.shutil, "which", lambda name: None)
+    assert "install g++" in (TvmBackend().unavailable() or "")
+
+
+def test_weights_are_stored_aligned_once_and_whole(tmp_path: Path) -> None:
+    build_program("tvm", tiny_weights(SHAPE), Precision.FP32, 32, tmp_path)
+    layout = TvmLayout.read(tmp_path)
+    assert len({array.name for array in layout.weights}) == len(layout.weights)
+    assert all(array.offset_bytes % tvm_backend.ALIGNMENT_BYTES == 0 for array in layout.weights)
+    assert layout.weights_bytes == (tmp_path / "weights.bin").stat().st_size
+
+
+def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        build_program("tvm", tiny_weights(SHAPE), Precision.FP32, 32, tmp_path / name)
+    first, second = ((tmp_path / name / "weights.bin").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_building_takes_seconds(tmp_path: Path) -> None:
+    """Of 24 layers, 14 M parameters; a loaded machine is allowed four times what a quiet one takes."""
+    shape = DraftShape(layers=24, heads=4, kv_heads=4, head_dim=64, hidden=192, ffn=512, vocab=4096)
+    weights = random_weights(shape, NUMERICS)
+    began = time.process_time()
+    build_program("tvm", weights, Precision.FP32, 256, tmp_path)
+    assert time.process_time() - began < 12
