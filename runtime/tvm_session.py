@@ -107,9 +107,10 @@ class TvmSession:
         return drafted
 
     def close(self) -> None:
-        """Free the program and its cache; the session cannot be used afterwards."""
+        """Free the program and its cache; the session cannot be used afterwards, but closed again."""
         self._functions.clear()
-        del self._step, self._logits
+        for name in ("_step", "_logits"):
+            self.__dict__.pop(name, None)
 
     def _check(self, tokens: Tokens, start: int, drafted: int = 0) -> None:
         """ValueError unless the tokens, and that many more behind them, may be cached from `start` on."""

@@ -105,6 +105,9 @@ assert sampled.tokens == pair.generate(text, 40, temperature=0.8, top_k=20, top_
 assert "".join(pair.stream(text, 60)) == paired.text
 stopped = pair.generate(text, 60, stop=[paired.text[10:14]])
 assert stopped.text == paired.text[: paired.text.index(paired.text[10:14])]
+with pair, pair.alone() as other:
+    assert other.generate(text, 5).tokens == paired.tokens[:5]
+pair.close()
 heavy = {"torch", "optuna", "onnx", "transformers", "tvm", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """
