@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autotune.errors import AutotuneError, BadRequest
 from autotune.results import Rejected, RejectReason, TrialRecord
 from autotune.store import RunFolder
-from tests.support.figures import BUILD, measured, record
+from tests.support.figures import BUILD, measured, record, target_latency
 
 IDENTITY = {"target": "demo", "layers": "1:8", "seed": 0, "precision": ["fp32", "int8"], "max_memory": None}
 
@@ -76,6 +76,18 @@ def test_a_run_is_only_continued_on_request(tmp_path: Path) -> None:
         assert folder.records() == []
 
 
+def test_a_resumed_run_keeps_its_yardstick(tmp_path: Path) -> None:
+    with opened(tmp_path / "run") as folder:
+        assert folder.read_latency() is None
+        folder.write_latency(target_latency())
+        folder.append(record(0, measured(0.5, 0.001)))
+    with opened(tmp_path / "run", resume=True) as folder:
+        assert folder.read_latency() == target_latency()
+        (tmp_path / "run" / "target.json").write_text("{")
+        with pytest.raises(BadRequest, match="is damaged"):
+            folder.read_latency()
+
+
 def test_a_different_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     with opened(tmp_path):
         pass
@@ -109,6 +121,7 @@ def test_a_new_run_that_is_refused_leaves_the_folder_free(tmp_path: Path) -> Non
             folder.work.mkdir()
             (folder.work / "scratch").touch()
             folder.study_file.touch()
+            folder.write_latency(target_latency())
             raise BadRequest("the source holds NaN")
 
     with pytest.raises(BadRequest, match="the source holds NaN"):
