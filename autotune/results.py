@@ -197,6 +197,11 @@ class TrialRecord:
         return TrialState.MEASURED if isinstance(self.outcome, Measured) else TrialState.REJECTED
 
     @property
+    def ruled_out(self) -> bool:
+        """Whether a limit of the user's, not a failure, left it without a score."""
+        return isinstance(self.outcome, Rejected) and self.outcome.reason is RejectReason.CONSTRAINT
+
+    @property
     def scores(self) -> Sequence[Score]:
         """Its scores; none if it was rejected."""
         return self.outcome.scores if isinstance(self.outcome, Measured) else ()

@@ -21,7 +21,7 @@ from autotune.errors import BadRequest
 from autotune.evaluate import Evaluator, timed
 from autotune.pareto import pareto_front
 from autotune.progress import Observer, SearchStatus
-from autotune.results import Measured, Rejected, RejectReason, Score, TrialRecord
+from autotune.results import Measured, Rejected, Score, TrialRecord
 from autotune.search_space.space import LOOKAHEAD, Params, SearchSpace
 from autotune.store import RunFolder
 
@@ -112,7 +112,7 @@ class Search:
 
     def _trials_spent(self) -> int:
         """Builds that count against the budget: what a limit rules out costs next to nothing, so ten count as one."""
-        ruled_out = sum(_ruled_out(record) for record in self._records)
+        ruled_out = sum(record.ruled_out for record in self._records)
         return len(self._records) - ruled_out + ruled_out // _RULED_OUT_PER_TRIAL
 
     def _evaluate(self, candidate: Candidate) -> TrialRecord:
@@ -232,11 +232,6 @@ def _unusable(folder: RunFolder, cause: BaseException) -> BadRequest:
     )
 
 
-def _ruled_out(record: TrialRecord) -> bool:
-    """Whether a limit of the user's, not a failure, left the build without a score."""
-    return isinstance(record.outcome, Rejected) and record.outcome.reason is RejectReason.CONSTRAINT
-
-
 def _study_outcome(
     record: TrialRecord, lookahead: int
 ) -> tuple[TrialState, tuple[float, float] | None, dict[str, float]]:
@@ -247,6 +242,6 @@ def _study_outcome(
     score = next((score for score in record.scores if score.lookahead == lookahead), None)
     if score is not None:
         return TrialState.COMPLETE, (score.round_s.value, score.tokens_per_round.value), {"limits": 0.0}
-    if isinstance(record.outcome, Measured) or _ruled_out(record):
+    if isinstance(record.outcome, Measured) or record.ruled_out:
         return TrialState.PRUNED, None, {"limits": 1.0}
     return TrialState.FAIL, None, {}

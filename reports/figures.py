@@ -176,9 +176,9 @@ def _target_alone(axes: Axes, step_s: float) -> None:
 
 
 def _words(axes: Axes, facts: RunFacts, scores: Sequence[Score]) -> None:
-    failed = sum(record.state is TrialState.REJECTED for record in facts.records)
+    pointless = sum(record.state is TrialState.REJECTED for record in facts.records)
     note = f"{len(scores)} candidates of {len(facts.records)} builds"
-    note += f", {failed} of which failed and have no point" if failed else ""
+    note += f", {pointless} of which have no score and no point" if pointless else ""
     axes.set_title(f"Drafts for {facts.target}", loc="left", fontsize=12.5, fontweight="bold", color=_INK, pad=38)
     axes.annotate(
         f"{note}; a line joins points of equal speed-up over the target alone",

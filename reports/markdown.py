@@ -182,6 +182,7 @@ def _run_table(summary: RunSummary) -> str:
         ["shapes evaluated", str(summary.shapes_evaluated)],
         ["trials", str(summary.trials)],
         ["builds that failed", str(summary.failed)],
+        ["builds ruled out by limits", str(summary.ruled_out)],
         ["wall time", f"{summary.wall_s:.0f} s"],
     ]
     return _table(["", ""], rows)

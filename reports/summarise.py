@@ -24,6 +24,7 @@ _STDERR_LINES = 20
 def summarise(facts: RunFacts) -> RunSummary:
     """The report's content of a run."""
     measured = [record for record in facts.records if record.state is TrialState.MEASURED]
+    ruled_out = sum(record.ruled_out for record in facts.records)
     verdict = _verdict(facts)
     return RunSummary(
         schema_version=SCHEMA_VERSION,
@@ -41,7 +42,8 @@ def summarise(facts: RunFacts) -> RunSummary:
         failures=tuple(_failure(record) for record in facts.records if record.state is TrialState.REJECTED),
         shapes_evaluated=len({record.build.shape for record in measured}),
         trials=len(facts.records),
-        failed=len(facts.records) - len(measured),
+        failed=len(facts.records) - len(measured) - ruled_out,
+        ruled_out=ruled_out,
         wall_s=facts.wall_s,
         overhead_s=facts.latency.overhead_s,
         looping_share=facts.looping_share,

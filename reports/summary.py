@@ -184,6 +184,8 @@ class RunSummary:
     trials: int
     """Builds evaluated; each gives a score for every lookahead."""
     failed: int
+    ruled_out: int
+    """Builds that a limit of the user's left without a score; not counted as failed."""
     wall_s: float
     overhead_s: float
     """Seconds per round outside both models that the predictions assumed."""

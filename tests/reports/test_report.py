@@ -89,7 +89,7 @@ def test_figure_places_every_score_and_names_the_chosen_draft(make_facts: MakeFa
     assert facts.chosen is not None
     assert len(axes.collections[0].get_offsets()) == scores
     assert any(str(facts.chosen.build.shape) in text.get_text() for text in axes.texts)
-    assert any("3 of which failed" in text.get_text() for text in axes.texts)
+    assert any("3 of which have no score" in text.get_text() for text in axes.texts)
 
 
 @pytest.mark.parametrize("builds", [0, 1])
