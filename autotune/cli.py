@@ -204,6 +204,8 @@ def bench(
 
     if out is not None and not out.parent.is_dir():
         raise BadRequest(f"--out {out}: the folder {out.parent} does not exist")
+    if out is not None and out.is_dir():
+        raise BadRequest(f"--out {out} is a folder: name a file")
     sampling = SamplingSettings(temperature)
     request = BenchRequest(
         artifact, target, prompts or "builtin", count, max_new_tokens, sampling, seed, repeats, threads

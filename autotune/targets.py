@@ -9,6 +9,7 @@ from autotune.candidate import DraftShape
 from autotune.errors import BadRequest
 from autotune.families import family_of, read_checkpoint
 from autotune.families.checkpoint import CONFIG_FILE, weight_files
+from autotune.tensor_file import open_tensors
 from autotune.tokenizer import Tokenizer
 from autotune.weights import ModelWeights, Numerics
 
@@ -79,6 +80,9 @@ def _describe(target_id: str, folder: Path) -> Target:
     family = family_of(folder)
     shape, numerics = family.describe(folder)
     weights = weight_files(folder)
+    for path in weights:  # the index of a sharded checkpoint is one of them
+        if path.suffix == ".safetensors":
+            open_tensors(path)  # refuses a file that is corrupt or cut short, before anything is built on it
     tokenizer = Tokenizer.open(folder)
     highest = max(tokenizer.vocabulary.values(), default=-1)
     if highest >= shape.vocab:

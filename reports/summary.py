@@ -34,7 +34,7 @@ class RunFacts:
     command: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     looping_share: float | None = None
-    """Share of the validation's continuations that loop; loops are easy to draft and inflate acceptance."""
+    """Share of the estimation split's continuations that loop; loops are easy to draft and inflate acceptance."""
     interrupted: bool = False
 
 

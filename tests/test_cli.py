@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,6 +223,21 @@ def test_a_folder_that_is_no_artifact(autotune: Autotune, tmp_path: Path, comman
     assert "is not an artifact" in error_line(autotune(name, tmp_path / "nowhere", *words))
     (tmp_path / "manifest.json").write_text('{"schema_version": 99}')
     assert "newer than the 1 known here: upgrade" in error_line(autotune(name, tmp_path, *words))
+
+
+def test_a_checkpoint_cut_short_is_refused_before_anything_is_written(
+    autotune: Autotune, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "is corrupt or cut short" in error_line(autotune("run", "--target", copy, "--out", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_benchmark_cannot_be_written_over_a_folder(autotune: Autotune, tmp_path: Path) -> None:
+    assert "is a folder: name a file" in error_line(autotune("bench", tmp_path, "--out", tmp_path))
 
 
 def test_traces_of_what_is_not_there(autotune: Autotune, tmp_path: Path) -> None:
