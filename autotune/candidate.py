@@ -10,16 +10,37 @@ class Precision(StrEnum):
     """How a compiled draft stores its matrices."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
-    """Dynamic int8: per-channel weights, per-tensor activations quantised at run time."""
+    """Eight-bit weights, one scale per output channel; whether activations are quantised too, the backend says."""
+    INT4 = "int4"
+    """Four-bit weights, one scale per block of `INT4_BLOCK` inputs of an output channel."""
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of one stored matrix element."""
-        return {Precision.FP32: 4.0, Precision.INT8: 1.0}[self]
+        """Bytes of one stored matrix element, its share of a block's scale included."""
+        return _MATRIX_BYTES[self]
+
+    @property
+    def other_bytes(self) -> int:
+        """Bytes of one stored element of the embedding table and of the norms, which are never quantised."""
+        return 2 if self in (Precision.FP16, Precision.BF16) else 4
 
 
-@dataclass(frozen=True, order=True)
+INT4_BLOCK = 32
+"""Inputs that share a scale; of the sizes runtimes offer, the one that keeps most accuracy."""
+
+_MATRIX_BYTES = {
+    Precision.FP32: 4.0,
+    Precision.FP16: 2.0,
+    Precision.BF16: 2.0,
+    Precision.INT8: 1.0,
+    Precision.INT4: 0.5 + 4 / INT4_BLOCK,
+}
+
+
+@dataclass(frozen=True)
 class DraftShape:
     """A decoder-only transformer's architecture; also describes targets and sources.
 
@@ -33,11 +54,16 @@ class DraftShape:
     hidden: int
     ffn: int
     vocab: int
+    """Token ids the model reads: rows of its embedding table."""
+    draft_vocab: int | None = None
+    """Token ids a draft with a trimmed head can propose: rows of its head; None: all of `vocab`."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.draft_vocab is not None and self.draft_vocab >= self.vocab:
+            raise ValueError(f"a trimmed vocabulary of {self.draft_vocab} is not smaller than the {self.vocab} whole")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot be shared evenly by {self.kv_heads} kv heads")
         if self.head_dim % 2:
@@ -50,9 +76,14 @@ class DraftShape:
         return attention + 3 * self.hidden * self.ffn + 2 * self.hidden
 
     @property
+    def head_rows(self) -> int:
+        """Rows of the output head: tokens the model can emit."""
+        return self.draft_vocab or self.vocab
+
+    @property
     def parameters(self) -> int:
         """All parameters, with separate embedding and head."""
-        return self.layers * self.layer_parameters + 2 * self.vocab * self.hidden + self.hidden
+        return self.layers * self.layer_parameters + (self.vocab + self.head_rows) * self.hidden + self.hidden
 
     @property
     def decode_parameters(self) -> int:
@@ -65,14 +96,15 @@ class DraftShape:
         return 2 * self.layers * self.kv_heads * self.head_dim * 4
 
     def weight_bytes(self, precision: Precision) -> int:
-        """Bytes of the compiled weights; the embedding table and the norms stay fp32."""
-        matrices = self.layers * (self.layer_parameters - 2 * self.hidden) + self.vocab * self.hidden
+        """Bytes of the compiled weights."""
+        matrices = self.layers * (self.layer_parameters - 2 * self.hidden) + self.head_rows * self.hidden
         rest = self.parameters - matrices
-        return int(matrices * precision.weight_bytes + rest * 4)
+        return int(matrices * precision.weight_bytes + rest * precision.other_bytes)
 
     def __str__(self) -> str:
         heads = f"{self.heads}" if self.heads == self.kv_heads else f"{self.heads}/{self.kv_heads}"
-        return f"{self.layers}L-{heads}H-{self.ffn}F-{self.hidden}D"
+        trimmed = f"-{self.draft_vocab}V" if self.draft_vocab else ""
+        return f"{self.layers}L-{heads}H-{self.ffn}F-{self.hidden}D{trimmed}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +117,8 @@ class Build:
 
     def key(self) -> str:
         """Stable content hash; equal builds have equal keys in every process and version."""
-        return _content_hash({**asdict(self.shape), "backend": self.backend, "precision": self.precision.value})
+        shape = {name: value for name, value in asdict(self.shape).items() if value is not None}
+        return _content_hash({**shape, "backend": self.backend, "precision": self.precision.value})
 
     def __str__(self) -> str:
         return f"{self.shape} {self.precision.value} {self.backend}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autotune.acceptance import count_acceptance
 from autotune.candidate import Build, Candidate
+from autotune.compile.base import CompileSettings
 from autotune.compile.build_job import BuildRequest, build_sandboxed
 from autotune.compile.sandbox import Limits
 from autotune.devices import device_lock
@@ -82,8 +83,12 @@ class Evaluator:
         request = BuildRequest(
             weights_folder=str(folder / "weights"),
             backend=build.backend,
-            precision=build.precision,
-            capacity_tokens=self.constraints.context_tokens,
+            settings=CompileSettings(
+                precision=build.precision,
+                capacity_tokens=self.constraints.context_tokens,
+                device=self.device,
+                longest_burst=max(self.lookaheads),
+            ),
             program_folder=str(folder / "program"),
         )
         return build_sandboxed(

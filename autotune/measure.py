@@ -19,8 +19,8 @@ from autotune.compile.sandbox import CandidateRejected, Limits, Phase, run_sandb
 from autotune.devices import find_device
 from autotune.results import LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
 from autotune.runtime.decode import Decoder, DecodeRequest, Statistics, prefill
-from autotune.runtime.session import Session, open_session
-from autotune.runtime.speculate import draft_sampled, verify_greedy, verify_sampled
+from autotune.runtime.session import SampledBurst, Session, open_session
+from autotune.runtime.speculate import verify_greedy, verify_sampled
 from autotune.sampling import SamplingSettings
 
 MAX_SAMPLES = 2000
@@ -93,10 +93,11 @@ def measure_bursts(session: Session, request: BurstRequest) -> LatencyTable:
     def burst(count: int) -> Callable[[], object]:
         if request.sampling.greedy:
             return lambda: session.burst(context[-1:], position, count)
-        return lambda: draft_sampled(session, context[-1:], position, count, request.sampling, rng)
+        noise = rng.random(count).tolist()
+        return lambda: session.sampled_burst(context[-1:], position, count, request.sampling, noise)
 
     runs = [burst(count) for count in range(1, request.max_lookahead + 1)]
-    return _table(runs, request.settings)
+    return _table(session, runs, request.settings)
 
 
 def measure_verifications(session: Session, request: TargetRequest) -> LatencyTable:
@@ -109,11 +110,11 @@ def measure_verifications(session: Session, request: TargetRequest) -> LatencyTa
     def verify(drafted: list[int]) -> Callable[[], object]:
         if request.sampling.greedy:
             return lambda: verify_greedy(session, context[-1], drafted, position)
-        uniform = [np.full(vocab, 1 / vocab)] * len(drafted)
-        return lambda: verify_sampled(session, context[-1], drafted, uniform, position, request.sampling, rng)
+        burst = SampledBurst(drafted, [1 / vocab] * len(drafted), lambda _: np.full(vocab, 1 / vocab))
+        return lambda: verify_sampled(session, context[-1], burst, position, request.sampling, rng)
 
     runs = [verify(rng.integers(vocab, size=count).tolist()) for count in range(request.max_lookahead + 1)]
-    return _table(runs, request.settings)
+    return _table(session, runs, request.settings)
 
 
 def measure_overheads(target: Session, draft: Session, request: TargetRequest, step_s: float) -> tuple[float, float]:
@@ -180,8 +181,8 @@ def _run(
     return run_sandboxed(f"{__name__}:{job}", asdict(request), Phase.RUN, limits, threads=threads, lock=lock)
 
 
-def _table(runs: Sequence[Callable[[], object]], settings: MeasureSettings) -> LatencyTable:
-    return LatencyTable(sample_seconds(runs, settings), settings, find_device("cpu").fingerprint)
+def _table(session: Session, runs: Sequence[Callable[[], object]], settings: MeasureSettings) -> LatencyTable:
+    return LatencyTable(sample_seconds(runs, settings), settings, find_device(session.program.device).fingerprint)
 
 
 def _fill(session: Session, count: int, seed: int) -> list[int]:

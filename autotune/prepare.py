@@ -9,7 +9,7 @@ import psutil
 
 from autotune.cache import cache_root, cached_folder, content_key, source_hashes
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.base import build_program, load_backend
+from autotune.compile.base import CompileSettings, build_program, load_backend
 from autotune.compile.sandbox import Limits
 from autotune.config import TuneConfig
 from autotune.devices import Device, device_lock, find_device
@@ -95,7 +95,7 @@ class Workbench:
 def resolve(config: TuneConfig) -> Request:
     """The request behind a configuration; what can be refused is refused here, before anything is written."""
     device = find_device(config.device)
-    supported = {name: load_backend(name).precisions for name in config.backend}
+    supported = {name: load_backend(name, device.kind).precisions(device.kind) for name in config.backend}
     _check_precisions(config, supported)
     target = resolve_target(config.target)
     source = target if config.source is None else resolve_target(config.source)
@@ -305,7 +305,7 @@ def _smallest_draft(request: Request) -> Path:
 
     def make(folder: Path) -> None:
         weights = random_weights(smallest, request.target.numerics)
-        build_program(backend, weights, Precision.FP32, request.context_tokens, folder)
+        build_program(backend, weights, CompileSettings(Precision.FP32, request.context_tokens), folder)
 
     return cached_folder("small-drafts", key, make)
 

@@ -5,17 +5,29 @@ sequence: given n new tokens and the position of the first, it appends their key
 and gives logits and arg-max tokens for all n positions.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.candidate import DraftShape, Precision
 from autotune.errors import ArtifactError
-from autotune.weights import Numerics
+from autotune.weights import Numerics, TokenIds
 
 PROGRAM_FILE = "program.json"
-PROGRAM_SCHEMA = 1
+PROGRAM_SCHEMA = 2
+
+
+class Drafting(StrEnum):
+    """How a session drafts k tokens; which is faster depends on shape, backend and device, and is measured."""
+
+    CALLS = "call by call"
+    """k calls of the step program."""
+    BURST = "one program"
+    """One call of a program of k steps, in which every step feeds its token to the next."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +41,20 @@ class Program:
     numerics: Numerics
     capacity_tokens: int
     """Positions of the key/value cache: the longest sequence the program can hold."""
+    token_ids: tuple[int, ...] | None = None
+    """Tokens of the rows of a trimmed head (see `autotune.weights`); arg-max tokens and drafts are given as these."""
+    longest_burst: int = 0
+    """Bursts of 1 … this many steps exist as one program; 0: there is none, and every step is a call."""
+    drafting: Drafting = Drafting.CALLS
+    """How sessions draft unless told otherwise."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the compiler's packages, by distribution name."""
     schema_version: int = PROGRAM_SCHEMA
+
+    @cached_property
+    def head_tokens(self) -> TokenIds | None:
+        """`[head_rows]` the token of each row of a trimmed head; None: row i is token i."""
+        return None if self.token_ids is None else np.array(self.token_ids)
 
     def write(self, folder: Path) -> None:
         """Write `program.json` into the folder."""
@@ -53,6 +76,12 @@ class Program:
                 "upgrade draft-autotune"
             )
         return program
+
+    def draft_by(self, drafting: Drafting, folder: Path) -> "Program":
+        """The program with that way of drafting, noted in its folder."""
+        changed = replace(self, drafting=drafting)
+        changed.write(folder)
+        return changed
 
 
 _PROGRAM = TypeAdapter(Program)

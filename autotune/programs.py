@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autotune.cache import cached_folder, content_key, source_hashes
 from autotune.candidate import Precision
-from autotune.compile.base import build_program, find_backend
+from autotune.compile.base import CompileSettings, build_program, find_backend
 from autotune.devices import find_device
 from autotune.program import PROGRAM_SCHEMA
 from autotune.targets import Target
@@ -24,7 +24,7 @@ def compile_target(target: Target, backend: str, capacity_tokens: int | None = N
     )
 
     def make(folder: Path) -> None:
-        build_program(backend, target.read_weights(), Precision.FP32, capacity_tokens, folder)
+        build_program(backend, target.read_weights(), CompileSettings(Precision.FP32, capacity_tokens), folder)
 
     return cached_folder("targets", key, make)
 

@@ -60,6 +60,11 @@ def distribution(logits: NDArray[np.float32], settings: SamplingSettings) -> NDA
 
 def draw(probabilities: NDArray[np.float64], rng: np.random.Generator) -> int:
     """One token id drawn from `probabilities [vocab]` by inversion (one uniform number per draw)."""
+    return draw_at(probabilities, rng.random())
+
+
+def draw_at(probabilities: NDArray[np.float64], uniform: float) -> int:
+    """The token id at `uniform` (in [0, 1)) of the cumulated `probabilities [vocab]`."""
     cumulative = probabilities.cumsum()
-    index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    index = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
     return min(index, int(np.flatnonzero(probabilities)[-1]))

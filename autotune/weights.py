@@ -13,12 +13,14 @@ Canonical names (matrices are `[out, in]`, as in a linear layer `y = x Wᵀ`):
 `layers.I.ffn.up`      [ffn, hidden]
 `layers.I.ffn.down`    [hidden, ffn]
 `norm`                 [hidden]
-`head`                 [vocab, hidden]
+`head`                 [head_rows, hidden]
 ====================== ====================================
+
+A head is trimmed where the shape has a `draft_vocab`: row i then stands for token `token_ids[i]`, not for token i.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 from autotune.candidate import DraftShape
 
 FloatArray = NDArray[np.float32]
+TokenIds = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,15 @@ class ModelWeights:
     shape: DraftShape
     numerics: Numerics
     arrays: Mapping[str, FloatArray]
+    token_ids: TokenIds | None = None
+    """`[draft_vocab]` the tokens of a trimmed head's rows, ascending; None: row i is token i."""
 
     def __post_init__(self) -> None:
+        listed = None if self.token_ids is None else len(self.token_ids)
+        if listed != self.shape.draft_vocab:
+            raise ValueError(
+                f"{listed} token ids are listed, but the shape has a draft vocabulary of {self.shape.draft_vocab}"
+            )
         for name, expected in weight_shapes(self.shape):
             if name not in self.arrays:
                 raise ValueError(f"weight {name!r} is missing")
@@ -82,7 +92,7 @@ def weight_shapes(shape: DraftShape) -> Iterator[tuple[str, tuple[int, ...]]]:
         for name, expected in layer_weight_shapes(shape).items():
             yield f"layers.{index}.{name}", expected
     yield "norm", (shape.hidden,)
-    yield "head", (shape.vocab, shape.hidden)
+    yield "head", (shape.head_rows, shape.hidden)
 
 
 def random_weights(shape: DraftShape, numerics: Numerics, seed: int = 0) -> ModelWeights:
@@ -94,4 +104,16 @@ def random_weights(shape: DraftShape, numerics: Numerics, seed: int = 0) -> Mode
             arrays[name] = np.ones(size, np.float32)
         else:
             arrays[name] = rng.standard_normal(size, dtype=np.float32) / np.float32(np.sqrt(size[1]))
-    return ModelWeights(shape, numerics, arrays)
+    # Which tokens a trimmed head keeps does not matter for latency either.
+    token_ids = None if shape.draft_vocab is None else np.arange(shape.draft_vocab)
+    return ModelWeights(shape, numerics, arrays, token_ids)
+
+
+def trimmed(weights: ModelWeights, token_ids: TokenIds) -> ModelWeights:
+    """The model whose head covers only these tokens `[draft_vocab]` (ascending, distinct)."""
+    if weights.token_ids is not None:
+        raise ValueError("the head is trimmed already")
+    shape = replace(weights.shape, draft_vocab=len(token_ids))
+    return ModelWeights(
+        shape, weights.numerics, {**weights.arrays, "head": weights.arrays["head"][token_ids]}, token_ids
+    )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.base import build_program, load_backend
+from autotune.compile.base import CompileSettings, build_program, load_backend
 from autotune.runtime.session import Session, open_session
 from autotune.weights import Numerics, random_weights
 from benchmarks.record import machine, spread, write_record
@@ -66,7 +66,7 @@ def measure(shape: DraftShape, threads: int, rounds: int) -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folders = {backend: Path(name, backend) for backend in BACKENDS}
         built = {
-            backend: build_program(backend, weights, Precision.FP32, 2 * CONTEXT_TOKENS, folder)
+            backend: build_program(backend, weights, CompileSettings(Precision.FP32, 2 * CONTEXT_TOKENS), folder)
             for backend, folder in folders.items()
         }
         sessions = [open_session(folders[backend], threads) for backend in ("tvm", "tvm", "onnxruntime")]

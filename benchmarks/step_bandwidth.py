@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.base import BACKENDS, build_program, load_backend
+from autotune.compile.base import BACKENDS, CompileSettings, build_program, load_backend
 from autotune.runtime.session import open_session
 from autotune.weights import Numerics, random_weights
 from benchmarks.record import machine, spread, write_record
@@ -38,7 +38,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = random_weights(SHAPE, NUMERICS)
-        built = build_program(arguments.backend, weights, Precision.FP32, 2 * CONTEXT_TOKENS, folder / "program")
+        built = build_program(
+            arguments.backend, weights, CompileSettings(Precision.FP32, 2 * CONTEXT_TOKENS), folder / "program"
+        )
         session = open_session(folder / "program", arguments.threads)
         read, made_with = stream_reader(read_bytes(), arguments.threads, folder)
         session.greedy([1] * CONTEXT_TOKENS, 0)

@@ -13,19 +13,33 @@ from autotune.results import Built
 from autotune.weights import ModelWeights
 
 
+@dataclass(frozen=True)
+class CompileSettings:
+    """What a program is compiled for."""
+
+    precision: Precision
+    capacity_tokens: int
+    """Positions of the key/value cache."""
+    device: str = "cpu"
+    longest_burst: int = 0
+    """Bursts of up to this many steps are compiled too, where the backend thinks they may pay; 0 for a target."""
+
+
 class CompileBackend(Protocol):
     """Compiles a model's decoder into a program folder.  Implementations are stateless."""
 
     name: str
-    precisions: frozenset[Precision]
 
-    def unavailable(self) -> str | None:
-        """Why this backend cannot be used here, with the remedy; None if it can."""
+    def precisions(self, device: str) -> frozenset[Precision]:
+        """What it can store matrices as on that kind of device; empty if it has no code for it."""
+
+    def unavailable(self, device: str) -> str | None:
+        """Why this backend cannot compile for that kind of device here, with the remedy; None if it can."""
 
     def versions(self) -> Mapping[str, str]:
         """Versions of everything that shapes the program it writes; part of cache keys."""
 
-    def build(self, weights: ModelWeights, precision: Precision, capacity_tokens: int, folder: Path) -> None:
+    def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write `program.json` and the program's files into an existing, empty folder."""
 
 
@@ -60,27 +74,28 @@ def find_backend(name: str) -> BackendEntry:
     return BACKENDS[name]
 
 
-def load_backend(name: str) -> CompileBackend:
-    """The backend of that name; BadRequest if it is unknown or unavailable here."""
+def load_backend(name: str, device: str = "cpu") -> CompileBackend:
+    """The backend of that name; BadRequest if it is unknown or cannot compile for that kind of device here."""
     entry = find_backend(name)
     module, _, attribute = entry.path.partition(":")
     try:
         backend: CompileBackend = getattr(import_module(module), attribute)()
     except ImportError as error:
         raise BadRequest(f"backend {name} is not installed ({error}): {entry.install}") from error
-    reason = backend.unavailable()
+    reason = backend.unavailable(device)
     if reason:
         raise BadRequest(f"backend {name} cannot be used here: {reason}")
     return backend
 
 
-def build_program(
-    backend: str, weights: ModelWeights, precision: Precision, capacity_tokens: int, folder: Path
-) -> Built:
+def build_program(backend: str, weights: ModelWeights, settings: CompileSettings, folder: Path) -> Built:
     """Compile into `folder` (made if missing) and say what came out."""
-    compiler = load_backend(backend)
+    compiler = load_backend(backend, settings.device)
+    if settings.precision not in compiler.precisions(settings.device):
+        known = ", ".join(sorted(compiler.precisions(settings.device)))
+        raise BadRequest(f"backend {backend} has no {settings.precision} on {settings.device}; it has: {known}")
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    compiler.build(weights, precision, capacity_tokens, folder)
+    compiler.build(weights, settings, folder)
     build_s = time.perf_counter() - began
-    return Built(str(folder), build_s, weights.shape.weight_bytes(precision))
+    return Built(str(folder), build_s, weights.shape.weight_bytes(settings.precision))

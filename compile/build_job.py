@@ -6,8 +6,7 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import TypeAdapter
 
-from autotune.candidate import Precision
-from autotune.compile.base import build_program
+from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.results import Built, Rejected
 from autotune.weights_io import load_weights
@@ -20,8 +19,7 @@ class BuildRequest:
     weights_folder: str
     """A folder that `weights_io.save_weights` wrote."""
     backend: str
-    precision: Precision
-    capacity_tokens: int
+    settings: CompileSettings
     program_folder: str
 
 
@@ -44,7 +42,5 @@ def build_job(fields: dict[str, object]) -> dict[str, object]:
     """The fields of the `Built` that compiling the `BuildRequest` of these fields gives; runs in the sandbox."""
     request = _REQUEST.validate_python(fields)
     weights = load_weights(Path(request.weights_folder))
-    built = build_program(
-        request.backend, weights, request.precision, request.capacity_tokens, Path(request.program_folder)
-    )
+    built = build_program(request.backend, weights, request.settings, Path(request.program_folder))
     return asdict(built)

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from autotune.candidate import Precision
+from autotune.compile.base import CompileSettings
 from autotune.compile.graphs.external_data import ExternalData
 from autotune.compile.graphs.llama import GRAPH_VERSION, llama_graph
 from autotune.errors import BadRequest
@@ -28,9 +29,12 @@ class OrtBackend:
     """ONNX Runtime on the CPU, from graphs built directly."""
 
     name = "onnxruntime"
-    precisions = frozenset({Precision.FP32, Precision.INT8})
 
-    def unavailable(self) -> str | None:
+    def precisions(self, device: str) -> frozenset[Precision]:
+        """Fp32 and int8 on the CPU."""
+        return frozenset({Precision.FP32, Precision.INT8} if device == "cpu" else ())
+
+    def unavailable(self, device: str) -> str | None:
         """The remedy if ONNX Runtime is not installed; None if it is."""
         if find_spec("onnxruntime") is None:
             return "onnxruntime is not installed: pip install onnxruntime"
@@ -40,20 +44,20 @@ class OrtBackend:
         """Versions of onnx, of ONNX Runtime and of the graph builder."""
         return {"onnx": version("onnx"), **_runtime_version(), "autotune-llama-graph": GRAPH_VERSION}
 
-    def build(self, weights: ModelWeights, precision: Precision, capacity_tokens: int, folder: Path) -> None:
+    def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write the program into an existing, empty folder."""
         if weights.numerics.family != "llama":
             raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
         with ExternalData(folder / WEIGHTS_FILE) as data:
-            model = llama_graph(weights, precision, capacity_tokens, data)
+            model = llama_graph(weights, settings.precision, settings.capacity_tokens, data)
         (folder / MODEL_FILE).write_bytes(model.SerializeToString())
         Program(
             backend=self.name,
-            device="cpu",
-            precision=precision,
+            device=settings.device,
+            precision=settings.precision,
             shape=weights.shape,
             numerics=weights.numerics,
-            capacity_tokens=capacity_tokens,
+            capacity_tokens=settings.capacity_tokens,
             versions=dict(self.versions()),
         ).write(folder)
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from autotune.candidate import Precision
+from autotune.compile.base import CompileSettings
 from autotune.devices import find_device
 from autotune.errors import BadRequest
-from autotune.program import Program
+from autotune.program import Drafting, Program
 from autotune.tvm_import import import_tvm_ffi
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, StoredArray, TvmLayout
 from autotune.weights import FloatArray, ModelWeights
@@ -32,9 +33,12 @@ class TvmBackend:
     """TVM's LLVM code generator, from kernels scheduled by hand."""
 
     name = "tvm"
-    precisions = frozenset({Precision.FP32})
 
-    def unavailable(self) -> str | None:
+    def precisions(self, device: str) -> frozenset[Precision]:
+        """Fp32 on the CPU."""
+        return frozenset({Precision.FP32} if device == "cpu" else ())
+
+    def unavailable(self, device: str) -> str | None:
         """The remedy if TVM or a linker is missing; None if both are here."""
         if find_spec("tvm") is None:
             return "apache-tvm is not installed: pip install 'apache-tvm>=0.27'"
@@ -50,12 +54,11 @@ class TvmBackend:
             "autotune-tvm-llama": _builder().GRAPH_VERSION,
         }
 
-    def build(self, weights: ModelWeights, precision: Precision, capacity_tokens: int, folder: Path) -> None:
+    def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write the program into an existing, empty folder."""
         if weights.numerics.family != "llama":
             raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
-        if precision not in self.precisions:
-            raise BadRequest(f"backend {self.name} has no {precision}")
+        capacity_tokens = settings.capacity_tokens
         llama_tvm = _builder()
         stored = _write_arrays(llama_tvm.packed_weights(weights, capacity_tokens), folder / WEIGHTS_FILE)
         shapes = {array.name: array.shape for array in stored}
@@ -74,11 +77,13 @@ class TvmBackend:
         ).write(folder)
         Program(
             backend=self.name,
-            device="cpu",
-            precision=precision,
+            device=settings.device,
+            precision=settings.precision,
             shape=weights.shape,
             numerics=weights.numerics,
             capacity_tokens=capacity_tokens,
+            longest_burst=llama_tvm.LONGEST_BURST,
+            drafting=Drafting.BURST,
             versions=dict(self.versions()),
         ).write(folder)
 

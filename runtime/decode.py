@@ -12,8 +12,8 @@ from time import perf_counter
 import numpy as np
 
 from autotune.errors import BadRequest
-from autotune.runtime.session import Session
-from autotune.runtime.speculate import draft_sampled, verify_greedy, verify_sampled
+from autotune.runtime.session import SampledBurst, Session
+from autotune.runtime.speculate import verify_greedy, verify_sampled
 from autotune.sampling import SamplingSettings
 
 PREFILL_CHUNK_TOKENS = 64
@@ -105,19 +105,20 @@ class Decoder:
             position = len(sequence) - 1
             count = min(self.lookahead, end - len(sequence) - 1)
             drafted: list[int] = []
+            burst: SampledBurst | None = None
             drafted_at = began
             if draft is not None and count:
                 pending = sequence[draft_length:]
                 if greedy:
                     drafted = draft.burst(pending, draft_length, count)
                 else:
-                    drafted, probabilities = draft_sampled(draft, pending, draft_length, count, settings, rng)
+                    burst = draft.sampled_burst(pending, draft_length, count, settings, rng.random(count).tolist())
+                    drafted = burst.tokens
                 drafted_at = perf_counter()
             if greedy:
                 kept, token = verify_greedy(target, sequence[-1], drafted, position)
             else:
-                q = probabilities if drafted else []
-                kept, token = verify_sampled(target, sequence[-1], drafted, q, position, settings, rng)
+                kept, token = verify_sampled(target, sequence[-1], burst, position, settings, rng)
             verified_at = perf_counter()
             emitted = [*drafted[:kept], token]
             stop = next((n for n, emitted_id in enumerate(emitted, 1) if emitted_id in eos_ids), 0) if eos_ids else 0

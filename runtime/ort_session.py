@@ -4,7 +4,7 @@ Every buffer is allocated once and bound once: a step writes three small arrays 
 key/value cache is bound as input *and* output, so it is updated in place and a longer capacity costs nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from autotune.errors import ArtifactError
 from autotune.program import Program
 from autotune.runtime.huge_pages import huge_pages
-from autotune.runtime.session import Tokens
+from autotune.runtime.sampled_burst import draw_call_by_call
+from autotune.runtime.session import SampledBurst, Tokens
+from autotune.sampling import SamplingSettings
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.bin"
@@ -52,6 +54,7 @@ class OrtSession:
 
     def __init__(self, folder: Path, program: Program, threads: int):
         self.program = program
+        self.drafting = program.drafting
         self._session = _open(folder, threads)
         self._tokens = np.zeros(program.capacity_tokens, np.int64)
         self._last_position = np.zeros(1, np.int32)
@@ -90,6 +93,12 @@ class OrtSession:
             drafted.append(int(step.result[0]))
         self._cached_tokens = end
         return drafted
+
+    def sampled_burst(
+        self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
+    ) -> SampledBurst:
+        """`count` tokens drawn with these settings, each from one number of `noise`."""
+        return draw_call_by_call(self, tokens, start, count, settings, noise)
 
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""

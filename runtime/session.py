@@ -5,7 +5,8 @@ the first token given, and everything at and after it is overwritten, so rolling
 `start`.  Returned arrays are views that the next call may overwrite.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -14,24 +15,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.errors import ArtifactError
-from autotune.program import Program
+from autotune.program import Drafting, Program
+from autotune.sampling import SamplingSettings
 
 Tokens = Sequence[int] | NDArray[np.int64]
+Probabilities = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SampledBurst:
+    """Drafted tokens and what verifying them needs to know of the distributions they were drawn from."""
+
+    tokens: list[int]
+    probabilities: list[float]
+    """q of each token where it was drawn."""
+    distribution: Callable[[int], Probabilities]
+    """q `[vocab]` at a place of the burst, needed only where a token is rejected; valid until the next call."""
 
 
 class Session(Protocol):
     """One sequence's decoder; `start` never exceeds the number of positions already cached."""
 
     program: Program
+    drafting: Drafting
+    """How bursts are drafted; may be changed at any time.  Lengths without a program of their own take calls."""
 
     def logits(self, tokens: Tokens, start: int) -> NDArray[np.float32]:
-        """Logits `[n, vocab]` after each of the n tokens; their keys and values enter the cache at `start`."""
+        """Logits `[n, head_rows]` after each of the n tokens; their keys and values enter the cache at `start`."""
 
     def greedy(self, tokens: Tokens, start: int) -> NDArray[np.int64]:
         """The arg-max token `[n]` after each of the n tokens (first of equal maxima); no logits leave the device."""
 
     def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
         """`count` tokens drafted greedily, one after the other, behind the 1 or 2 given ones."""
+
+    def sampled_burst(
+        self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
+    ) -> SampledBurst:
+        """As `burst`, but drawn with these settings, each token from one uniform number of `noise` `[count]`."""
 
     def close(self) -> None:
         """Free the program and its cache."""

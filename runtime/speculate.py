@@ -8,12 +8,9 @@ max(p - q, 0), which leaves the target's distribution unchanged (Leviathan et al
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autotune.runtime.session import Session
+from autotune.runtime.session import Probabilities, SampledBurst, Session
 from autotune.sampling import SamplingSettings, distribution, draw
-
-Probabilities = NDArray[np.float64]
 
 
 class Verdict(NamedTuple):
@@ -36,37 +33,22 @@ def verify_greedy(target: Session, last: int, drafted: list[int], position: int)
     return Verdict(kept, chosen[kept])
 
 
-def draft_sampled(
-    draft: Session, pending: list[int], position: int, count: int, settings: SamplingSettings, rng: np.random.Generator
-) -> tuple[list[int], list[Probabilities]]:
-    """`count` drafted tokens behind `pending` (whose first token is at `position`), and q `[vocab]` for each."""
-    drafted: list[int] = []
-    probabilities: list[Probabilities] = []
-    tokens = pending
-    for _ in range(count):
-        q = distribution(draft.logits(tokens, position)[-1], settings)
-        position += len(tokens)
-        tokens = [draw(q, rng)]
-        drafted += tokens
-        probabilities.append(q)
-    return drafted, probabilities
-
-
 def verify_sampled(
     target: Session,
     last: int,
-    drafted: list[int],
-    draft_probabilities: list[Probabilities],
+    burst: SampledBurst | None,
     position: int,
     settings: SamplingSettings,
     rng: np.random.Generator,
 ) -> Verdict:
-    """The verdict on a sampled burst; `draft_probabilities` holds q `[vocab]` for each drafted token."""
+    """The verdict on a sampled burst; without one, a draw of the target's own."""
+    drafted = burst.tokens if burst else []
     target_probabilities = distribution(target.logits([last, *drafted], position), settings)
-    for kept, (token, q) in enumerate(zip(drafted, draft_probabilities, strict=True)):
+    for kept, token in enumerate(drafted):
+        assert burst is not None
         p = target_probabilities[kept]
-        if rng.random() * q[token] >= p[token]:  # accept with probability min(1, p/q)
-            return Verdict(kept, draw(_residual(p, q), rng))
+        if rng.random() * burst.probabilities[kept] >= p[token]:  # accept with probability min(1, p/q)
+            return Verdict(kept, draw(_residual(p, burst.distribution(kept)), rng))
     return Verdict(len(drafted), draw(target_probabilities[-1], rng))
 
 

@@ -11,7 +11,7 @@ any executable, open it only if you trust where it comes from.
 import ctypes
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from autotune.devices import find_device
 from autotune.errors import ArtifactError
 from autotune.program import Program
 from autotune.runtime.huge_pages import huge_pages
-from autotune.runtime.session import Tokens
+from autotune.runtime.sampled_burst import draw_call_by_call
+from autotune.runtime.session import SampledBurst, Tokens
 from autotune.runtime.tvm_threads import prepare_pool, use_threads
+from autotune.sampling import SamplingSettings
 from autotune.tvm_import import import_tvm_ffi
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, TvmLayout
 from autotune.weights import FloatArray
@@ -39,6 +41,7 @@ class TvmSession:
 
     def __init__(self, folder: Path, program: Program, threads: int):
         self.program = program
+        self.drafting = program.drafting
         self._threads = threads
         layout = TvmLayout.read(folder)
         machine = _load(folder, layout, threads)
@@ -105,6 +108,12 @@ class TvmSession:
             start += len(given) + pace - 1
             self._cached_tokens = start
         return drafted
+
+    def sampled_burst(
+        self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
+    ) -> SampledBurst:
+        """`count` tokens drawn with these settings, each from one number of `noise`."""
+        return draw_call_by_call(self, tokens, start, count, settings, noise)
 
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""

@@ -126,7 +126,7 @@ def test_targets(autotune: Autotune) -> None:
         (["--backend", "gcc"], "unknown backend 'gcc'; choose from: onnxruntime"),
         (["--backend", "tvm", "--precision", "int8"], "backend tvm has no int8; use --precision fp32"),
         (["--backend", "onnxruntime,tvm", "--precision", "int8"], "backend tvm has none of the precisions asked for"),
-        (["--precision", "int3"], "--precision int3: Input should be 'fp32' or 'int8'"),
+        (["--precision", "int3"], "--precision int3: Input should be 'fp32', 'fp16', 'bf16', 'int8' or 'int4'"),
         (["--device", "tpu"], "unknown device 'tpu'; this version knows: cpu"),
         (["--proxy", "magic"], "--proxy magic: Input should be 'pruned' or 'elastic'"),
         (["--time-budget", "soon"], "'soon' is not a duration; write 30s"),

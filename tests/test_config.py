@@ -93,7 +93,7 @@ def test_sampling() -> None:
         ({"elastic_budget": "nan"}, "--elastic-budget nan: .*"),
         ({"max_latency": "0ms"}, "--max-latency 0ms: .*greater than 0"),
         ({"run_timeout": 0}, "--run-timeout 0.*: .*greater than 0"),
-        ({"precision": "int4"}, "--precision int4: .*'fp32' or 'int8'"),
+        ({"precision": "int3"}, "--precision int3: .*'int8' or 'int4'"),
         ({"precision": "fp32,,int8"}, "--precision"),
         ({"precision": []}, "--precision"),
         ({"proxy": "magic"}, "--proxy magic: .*'pruned' or 'elastic'"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from autotune.candidate import Build, DraftShape, Precision
+from autotune.compile.base import load_backend
 from autotune.compile.sandbox import Limits
 from autotune.evaluate import Evaluator, WorkerLimits
 from autotune.results import Measured, MeasureSettings, Rejected, RejectReason
@@ -66,7 +67,7 @@ def evaluator(tmp_path: Path) -> Evaluator:
     )
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", sorted(load_backend("onnxruntime").precisions("cpu")))
 def test_a_build_is_scored_for_every_lookahead_and_leaves_nothing_behind(
     evaluator: Evaluator, precision: Precision
 ) -> None:

@@ -1,11 +1,19 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from autotune.candidate import DraftShape, Precision
-from autotune.quantization import dequantised, is_quantised, quantise
+from autotune.candidate import INT4_BLOCK, DraftShape, Precision
+from autotune.quantization import (
+    dequantised,
+    from_bfloat16_bits,
+    is_quantised,
+    quantise,
+    quantise_blocks,
+    to_bfloat16_bits,
+)
 from autotune.weights import FloatArray, weight_shapes
 from tests.support.models import tiny_weights
 
@@ -35,6 +43,50 @@ def test_the_largest_of_each_row_becomes_127() -> None:
 
 def test_rows_of_zeros_stay_zero() -> None:
     assert not quantise(np.zeros((2, 3), np.float32)).restored().any()
+    assert not quantise_blocks(np.zeros((2, 3), np.float32)).restored().any()
+
+
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 4), st.integers(1, 2 * INT4_BLOCK + 1)),
+        elements=st.floats(-(2.0**40), 2.0**40, width=32, allow_subnormal=False),
+    )
+)
+def test_four_bits_are_within_a_step_and_the_largest_of_a_block_is_exact(matrix: FloatArray) -> None:
+    quantised = quantise_blocks(matrix)
+    restored = quantised.restored()
+    assert quantised.values.max() <= 15
+    assert restored.shape == matrix.shape
+    for start in range(0, matrix.shape[1], INT4_BLOCK):
+        block, back = matrix[:, start : start + INT4_BLOCK], restored[:, start : start + INT4_BLOCK]
+        largest = np.abs(block).max(axis=1)
+        assert (np.abs(back - block) <= largest[:, None] / 8 * np.float32(1.001)).all()
+        assert np.allclose(np.abs(back).max(axis=1), largest, rtol=1e-6)
+
+
+def test_four_bits_use_both_ends_of_their_range() -> None:
+    matrix = np.zeros((1, INT4_BLOCK), np.float32)
+    matrix[0, :3] = (-8, 7, 3)
+    quantised = quantise_blocks(matrix)
+    assert quantised.values[0, 0, :4].tolist() == [0, 15, 11, 8]
+    assert np.array_equal(quantised.restored(), matrix)
+
+
+@given(st.floats(-(2.0**100), 2.0**100, width=32))
+def test_bfloat16_rounds_to_the_nearest(value: float) -> None:
+    number = np.array([value], np.float32)
+    stored = from_bfloat16_bits(to_bfloat16_bits(number))
+    assert stored[0] == torch.tensor([value], dtype=torch.float32).to(torch.bfloat16).float()[0].item()
+
+
+def test_halves_are_close_and_kept_by_a_second_rounding() -> None:
+    weights = tiny_weights(SHAPE)
+    for precision, digits in ((Precision.FP16, 2.0**-10), (Precision.BF16, 2.0**-7)):
+        once = dequantised(weights, precision)
+        for name, array in once.arrays.items():
+            assert np.allclose(array, weights.arrays[name], rtol=digits, atol=1e-6)
+            assert np.array_equal(dequantised(once, precision).arrays[name], array)
 
 
 def test_quantising_what_was_restored_changes_nothing() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from autotune.candidate import DraftShape, Precision
 from autotune.compile import ort_backend
-from autotune.compile.base import build_program
+from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.build_job import BuildRequest, build_sandboxed
 from autotune.compile.graphs.external_data import ALIGNMENT_BYTES
 from autotune.compile.ort_backend import OrtBackend
@@ -20,6 +20,7 @@ from autotune.weights_io import save_weights
 from tests.support.models import NUMERICS, tiny_weights
 
 SHAPE = DraftShape(layers=2, heads=4, kv_heads=2, head_dim=16, hidden=64, ffn=88, vocab=96)
+PRECISIONS = sorted(OrtBackend().precisions("cpu"))
 
 
 def test_builder_and_session_agree_on_file_names() -> None:
@@ -35,14 +36,14 @@ def test_versions_name_the_packages_and_the_graph() -> None:
 
 def test_building_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        build_program("onnxruntime", tiny_weights(SHAPE), Precision.INT8, 32, tmp_path / name)
+        build_program("onnxruntime", tiny_weights(SHAPE), CompileSettings(Precision.INT8, 32), tmp_path / name)
     for path in (tmp_path / "first").iterdir():
         assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_arrays_lie_aligned_beside_a_small_graph(precision: Precision, tmp_path: Path) -> None:
-    build_program("onnxruntime", tiny_weights(SHAPE), precision, 32, tmp_path)
+    build_program("onnxruntime", tiny_weights(SHAPE), CompileSettings(precision, 32), tmp_path)
     model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     assert (tmp_path / "model.onnx").stat().st_size < 20_000
     end = 0
@@ -55,27 +56,26 @@ def test_arrays_lie_aligned_beside_a_small_graph(precision: Precision, tmp_path:
     assert end == (tmp_path / "weights.bin").stat().st_size
 
 
-def test_int8_weights_are_a_quarter(tmp_path: Path) -> None:
+def test_weights_take_what_their_precision_says(tmp_path: Path) -> None:
     shape = replace(SHAPE, hidden=256, ffn=1024)
-    for precision in Precision:
-        build_program("onnxruntime", tiny_weights(shape), precision, 32, tmp_path / precision)
-    sizes = {precision: (tmp_path / precision / "weights.bin").stat().st_size for precision in Precision}
-    assert sizes[Precision.INT8] == pytest.approx(shape.weight_bytes(Precision.INT8), rel=0.1)
-    assert sizes[Precision.FP32] == pytest.approx(shape.weight_bytes(Precision.FP32), rel=0.1)
+    for precision in PRECISIONS:
+        build_program("onnxruntime", tiny_weights(shape), CompileSettings(precision, 32), tmp_path / precision)
+        size = (tmp_path / precision / "weights.bin").stat().st_size
+        assert size == pytest.approx(shape.weight_bytes(precision), rel=0.1)
 
 
 def test_other_families_are_refused(tmp_path: Path) -> None:
     weights = tiny_weights(SHAPE)
     other = ModelWeights(SHAPE, replace(NUMERICS, family="opt"), weights.arrays)
     with pytest.raises(BadRequest, match="opt"):
-        OrtBackend().build(other, Precision.FP32, 32, tmp_path)
+        OrtBackend().build(other, CompileSettings(Precision.FP32, 32), tmp_path)
 
 
 def test_a_missing_runtime_is_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort_backend, "find_spec", lambda name: None)
-    assert "pip install" in (OrtBackend().unavailable() or "")
+    assert "pip install" in (OrtBackend().unavailable("cpu") or "")
     monkeypatch.undo()
-    assert OrtBackend().unavailable() is None
+    assert OrtBackend().unavailable("cpu") is None
 
 
 class TestSandboxedBuild:
@@ -84,12 +84,14 @@ class TestSandboxedBuild:
     def request_(cls, tmp_path_factory: pytest.TempPathFactory) -> BuildRequest:
         folder = tmp_path_factory.mktemp("build")
         save_weights(tiny_weights(SHAPE), folder / "weights")
-        return BuildRequest(str(folder / "weights"), "onnxruntime", Precision.FP32, 32, str(folder / "program"))
+        return BuildRequest(
+            str(folder / "weights"), "onnxruntime", CompileSettings(Precision.FP32, 32), str(folder / "program")
+        )
 
     def test_equals_a_build_in_this_process(self, request_: BuildRequest, tmp_path: Path) -> None:
         built = build_sandboxed(request_, Limits(time_s=60))
         assert isinstance(built, Built)
-        expected = build_program("onnxruntime", tiny_weights(SHAPE), Precision.FP32, 32, tmp_path)
+        expected = build_program("onnxruntime", tiny_weights(SHAPE), CompileSettings(Precision.FP32, 32), tmp_path)
         assert built.weight_bytes == expected.weight_bytes
         for path in tmp_path.iterdir():
             assert (Path(built.program) / path.name).read_bytes() == path.read_bytes()
@@ -117,5 +119,5 @@ def test_build_time_is_about_a_second_per_50_m_parameters(tmp_path: Path) -> Non
     shape = DraftShape(layers=2, heads=8, kv_heads=2, head_dim=64, hidden=512, ffn=1408, vocab=8192)
     weights = random_weights(shape, NUMERICS)
     began = time.process_time()
-    build_program("onnxruntime", weights, Precision.FP32, 256, tmp_path)
+    build_program("onnxruntime", weights, CompileSettings(Precision.FP32, 256), tmp_path)
     assert time.process_time() - began < 4 * shape.parameters / 50e6

@@ -6,7 +6,7 @@ import pytest
 
 from autotune.candidate import DraftShape, Precision
 from autotune.compile import tvm_backend
-from autotune.compile.base import build_program
+from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.tvm_backend import TvmBackend
 from autotune.errors import BadRequest
 from autotune.tvm_layout import TvmLayout
@@ -26,21 +26,21 @@ def test_other_families_and_precisions_are_refused(tmp_path: Path) -> None:
     weights = tiny_weights(SHAPE)
     other = ModelWeights(SHAPE, replace(NUMERICS, family="opt"), weights.arrays)
     with pytest.raises(BadRequest, match="opt"):
-        TvmBackend().build(other, Precision.FP32, 32, tmp_path)
+        TvmBackend().build(other, CompileSettings(Precision.FP32, 32), tmp_path)
     with pytest.raises(BadRequest, match="int8"):
-        TvmBackend().build(weights, Precision.INT8, 32, tmp_path)
+        build_program("tvm", weights, CompileSettings(Precision.INT8, 32), tmp_path)
 
 
 def test_what_is_missing_is_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tvm_backend, "find_spec", lambda name: None)
-    assert "pip install" in (TvmBackend().unavailable() or "")
+    assert "pip install" in (TvmBackend().unavailable("cpu") or "")
     monkeypatch.undo()
     monkeypatch.setattr(tvm_backend.shutil, "which", lambda name: None)
-    assert "install g++" in (TvmBackend().unavailable() or "")
+    assert "install g++" in (TvmBackend().unavailable("cpu") or "")
 
 
 def test_weights_are_stored_aligned_once_and_whole(tmp_path: Path) -> None:
-    build_program("tvm", tiny_weights(SHAPE), Precision.FP32, 32, tmp_path)
+    build_program("tvm", tiny_weights(SHAPE), CompileSettings(Precision.FP32, 32), tmp_path)
     layout = TvmLayout.read(tmp_path)
     assert len({array.name for array in layout.weights}) == len(layout.weights)
     assert all(array.offset_bytes % tvm_backend.ALIGNMENT_BYTES == 0 for array in layout.weights)
@@ -49,7 +49,7 @@ def test_weights_are_stored_aligned_once_and_whole(tmp_path: Path) -> None:
 
 def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        build_program("tvm", tiny_weights(SHAPE), Precision.FP32, 32, tmp_path / name)
+        build_program("tvm", tiny_weights(SHAPE), CompileSettings(Precision.FP32, 32), tmp_path / name)
     first, second = ((tmp_path / name / "weights.bin").read_bytes() for name in ("first", "second"))
     assert first == second
 
@@ -59,5 +59,5 @@ def test_building_takes_seconds(tmp_path: Path) -> None:
     shape = DraftShape(layers=24, heads=4, kv_heads=4, head_dim=64, hidden=192, ffn=512, vocab=4096)
     weights = random_weights(shape, NUMERICS)
     began = time.process_time()
-    build_program("tvm", weights, Precision.FP32, 256, tmp_path)
+    build_program("tvm", weights, CompileSettings(Precision.FP32, 256), tmp_path)
     assert time.process_time() - began < 12

@@ -8,7 +8,7 @@ import pytest
 
 from autotune.acceptance import count_bursts, expected_rounds
 from autotune.candidate import Precision
-from autotune.compile.base import build_program
+from autotune.compile.base import CompileSettings, build_program
 from autotune.programs import compile_target
 from autotune.proxy.criteria import calibrate
 from autotune.proxy.prune import PrunedEstimator
@@ -30,7 +30,7 @@ def test_rounds_of_real_decoding_are_predicted_exactly(tmp_path: Path, lookahead
     source = target.read_weights()
     shape = replace(source.shape, layers=6)
     draft = PrunedEstimator(source, calibrate(source, [trace.tokens for trace in traces.items])).weights(shape)
-    build_program("onnxruntime", draft, Precision.FP32, 512, tmp_path)
+    build_program("onnxruntime", draft, CompileSettings(Precision.FP32, 512), tmp_path)
     decoder = Decoder(session, open_session(tmp_path, threads=1), lookahead)
     rounds, emitted = 0, np.zeros(lookahead + 1)
     for trace in traces.items:

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.base import build_program
+from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.errors import ArtifactError
 from autotune.program import Program
@@ -24,7 +24,7 @@ CAPACITY = 2 * PIECE_TOKENS + 8
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("program")
-    build_program("onnxruntime", tiny_weights(SHAPE), Precision.FP32, CAPACITY, folder)
+    build_program("onnxruntime", tiny_weights(SHAPE), CompileSettings(Precision.FP32, CAPACITY), folder)
     return folder
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.base import build_program
+from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.devices import find_device
 from autotune.errors import ArtifactError
@@ -27,7 +27,7 @@ CAPACITY = 136
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("program")
-    build_program("tvm", tiny_weights(SHAPE), Precision.FP32, CAPACITY, folder)
+    build_program("tvm", tiny_weights(SHAPE), CompileSettings(Precision.FP32, CAPACITY), folder)
     return folder
 
 
@@ -116,7 +116,7 @@ def test_a_burst_longer_than_the_longest_program(program: Path) -> None:
 def test_not_a_number_is_not_hidden(tmp_path: Path) -> None:
     weights = tiny_weights(SHAPE)
     weights.arrays["layers.1.attn.k"][:] = np.nan
-    build_program("tvm", weights, Precision.FP32, CAPACITY, tmp_path)
+    build_program("tvm", weights, CompileSettings(Precision.FP32, CAPACITY), tmp_path)
     assert np.isnan(opened(tmp_path).logits([1, 2, 3], 0)).all()
 
 

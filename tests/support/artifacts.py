@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autotune.artifact import DraftDescription, Manifest, Provenance, TargetIdentity, write_artifact
 from autotune.candidate import Precision
-from autotune.compile.base import build_program
+from autotune.compile.base import CompileSettings, build_program
 from autotune.families import write_checkpoint
 from autotune.proxy.units import pick_layers
 from autotune.targets import resolve_target
@@ -39,7 +39,9 @@ def artifact_of_demo(folder: Path, layers: int = 6, lookahead: int = 3) -> Path:
     )
 
     def fill(into: Path) -> None:
-        build_program("onnxruntime", draft, Precision.FP32, target.numerics.context_tokens, into / "draft")
+        build_program(
+            "onnxruntime", draft, CompileSettings(Precision.FP32, target.numerics.context_tokens), into / "draft"
+        )
         write_checkpoint(draft, into / "checkpoint", like=target.checkpoint)
         (into / "tokenizer").mkdir()
         for path in tokenizer_files(target.checkpoint):

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.base import build_program, load_backend
+from autotune.compile.base import CompileSettings, build_program, load_backend
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.errors import ArtifactError
 from autotune.program import Program
@@ -75,7 +75,7 @@ class BackendConformance:
     @classmethod
     def _compile(cls, shape: DraftShape, precision: Precision, folder: Path) -> Compiled:
         weights = tiny_weights(shape)
-        build_program(cls.backend, weights, precision, CAPACITY, folder / "program")
+        build_program(cls.backend, weights, CompileSettings(precision, CAPACITY), folder / "program")
         tokens = np.random.default_rng(7).integers(0, shape.vocab, LENGTH).tolist()
         expected = reference_logits(dequantised(weights, precision), tokens, folder / "checkpoint")
         return Compiled(weights, folder / "program", tokens, expected)
@@ -83,13 +83,15 @@ class BackendConformance:
     def test_backend_says_what_it_is(self) -> None:
         backend = load_backend(self.backend)
         assert backend.name == self.backend
-        assert Precision.FP32 in backend.precisions
+        assert Precision.FP32 in backend.precisions("cpu")
         assert backend.versions()
         assert all(isinstance(version, str) and version for version in backend.versions().values())
 
     def test_built_describes_the_program(self, tmp_path: Path) -> None:
         weights = tiny_weights(SHAPES["grouped"])
-        built = build_program(self.backend, weights, Precision.FP32, CAPACITY, tmp_path / "new" / "program")
+        built = build_program(
+            self.backend, weights, CompileSettings(Precision.FP32, CAPACITY), tmp_path / "new" / "program"
+        )
         program = Program.read(Path(built.program))
         assert (program.backend, program.shape, program.capacity_tokens) == (self.backend, weights.shape, CAPACITY)
         assert program.numerics == weights.numerics
@@ -134,7 +136,7 @@ class BackendConformance:
         weights = ModelWeights(
             grouped.weights.shape, grouped.weights.numerics, dict(grouped.weights.arrays) | {"head": head}
         )
-        build_program(self.backend, weights, Precision.FP32, CAPACITY, tmp_path)
+        build_program(self.backend, weights, CompileSettings(Precision.FP32, CAPACITY), tmp_path)
         tokens = open_session(tmp_path, threads=1).greedy(grouped.tokens, 0)
         assert (tokens % 2 == 0).all()
 
@@ -207,7 +209,7 @@ class BackendConformance:
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_int8_is_close_to_its_dequantised_weights(self, shape: str, tmp_path: Path) -> None:
-        if Precision.INT8 not in load_backend(self.backend).precisions:
+        if Precision.INT8 not in load_backend(self.backend).precisions("cpu"):
             pytest.skip(f"{self.backend} has no int8")
         compiled = self._compile(SHAPES[shape], Precision.INT8, tmp_path)
         session = open_session(compiled.folder, threads=1)

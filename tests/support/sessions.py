@@ -1,11 +1,15 @@
 """Fake sessions for the runtime: the next token depends on the last two cached ones, so a stale cache shows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.candidate import DraftShape, Precision
-from autotune.program import Program
-from autotune.runtime.session import Tokens
+from autotune.program import Drafting, Program
+from autotune.runtime.sampled_burst import draw_call_by_call
+from autotune.runtime.session import SampledBurst, Tokens
+from autotune.sampling import SamplingSettings
 from autotune.weights import Numerics
 
 VOCAB = 7
@@ -18,6 +22,7 @@ class PairwiseSession:
         shape = DraftShape(layers=1, heads=1, kv_heads=1, head_dim=2, hidden=2, ffn=2, vocab=VOCAB)
         numerics = Numerics("fake", 1e-5, 1e4, capacity_tokens)
         self.program = Program("fake", "cpu", Precision.FP32, shape, numerics, capacity_tokens)
+        self.drafting = Drafting.CALLS
         self.calls = 0
         self._table = table
         self._cached: list[int] = []
@@ -40,6 +45,11 @@ class PairwiseSession:
             drafted.append(int(self.greedy(given, start)[-1]))
             start, given = start + len(given), drafted[-1:]
         return drafted
+
+    def sampled_burst(
+        self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
+    ) -> SampledBurst:
+        return draw_call_by_call(self, tokens, start, count, settings, noise)
 
     def close(self) -> None:
         self._cached.clear()
