@@ -2,7 +2,7 @@
 
     manifest.json   what it is, for which target, how fast, how it was made, and every file's size and SHA-256
     draft/          the compiled program (absent when the verdict is "do not speculate")
-    checkpoint/     the same draft as a Hugging Face checkpoint, for other engines
+    checkpoint/     the same draft as a Hugging Face checkpoint, for other engines; always with the whole vocabulary
     tokenizer/      the tokenizer both models share
 
 It is written beside and renamed into place, verified when it is opened, and nothing in it is ever unpickled.
@@ -95,6 +95,8 @@ class Manifest:
     threads: int
     eos_ids: tuple[int, ...]
     provenance: Provenance
+    notes: tuple[str, ...] = ()
+    """What a user of the artifact should know besides."""
     files: tuple[FileEntry, ...] = ()
     schema_version: int = MANIFEST_SCHEMA
 

@@ -71,6 +71,13 @@ def run(
     kv_heads: Annotated[str | None, typer.Option(help="Key/value heads.")] = None,
     ffn: Annotated[str | None, typer.Option(help="FFN size.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Hidden size; default: the source's.")] = None,
+    draft_vocab: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens a draft can propose, the most frequent ones: full, sizes, or both, e.g. full,8192; default: "
+            "full, and a quarter of a vocabulary of 32,000 or more."
+        ),
+    ] = None,
     lookahead: Annotated[str | None, typer.Option(help="Lookahead k; default: 0:8.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, int8 or both, with a comma.")] = None,
     backend: Annotated[

@@ -59,6 +59,8 @@ class TuneConfig(BaseModel):
     kv_heads: str | None = None
     ffn: str | None = None
     hidden: str | None = None
+    draft_vocab: str | None = None
+    """Tokens that a draft's head covers: `full`, sizes, or both, with commas."""
     lookahead: str = "0:8"
     precision: Precisions = (Precision.FP32, Precision.INT8)
     backend: Names = ("onnxruntime",)
@@ -97,7 +99,7 @@ class TuneConfig(BaseModel):
     @property
     def ranges(self) -> Ranges:
         """The ranges of the search as written."""
-        return Ranges(self.layers, self.heads, self.kv_heads, self.ffn, self.hidden, self.lookahead)
+        return Ranges(self.layers, self.heads, self.kv_heads, self.ffn, self.hidden, self.lookahead, self.draft_vocab)
 
 
 def make_config(flags: Mapping[str, Any], file: Path | None = None) -> TuneConfig:

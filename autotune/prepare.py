@@ -28,6 +28,7 @@ from autotune.search_space.space import SearchSpace, make_space
 from autotune.store import RunFolder
 from autotune.targets import Target, check_same_tokenizer, resolve_target
 from autotune.traces import Traces
+from autotune.vocabulary import TrimmingEstimator, check_draft_vocabularies, rank_tokens
 from autotune.weights import random_weights
 
 MOST_CONTEXT_TOKENS = 4096
@@ -83,7 +84,7 @@ class Workbench:
     """The target's compiled program."""
     traces: WorkloadTraces
     latency: TargetLatency
-    estimator: Estimator
+    estimator: TrimmingEstimator
     evaluator: Evaluator
 
     @property
@@ -105,6 +106,7 @@ def resolve(config: TuneConfig) -> Request:
     context = min(target.numerics.context_tokens, source.numerics.context_tokens, MOST_CONTEXT_TOKENS)
     if space.max_lookahead + 2 > context:
         raise BadRequest(f"--lookahead {config.lookahead}: such bursts do not fit into the context of {context} tokens")
+    check_draft_vocabularies(space.draft_vocab.values, target.eos_ids)
     _check_budgets(config, source.shape, search_axes(space))
     workload = workload_key(
         target, config.sampling, config.prompts, config.traces, context_tokens=context, seed=config.seed
@@ -136,7 +138,8 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
     )
     observer.phase("Recording the target's traces")
     traces = record_workload(request, program, threads, observer)
-    estimator = train_estimator(request, traces.train, observer)
+    vocabulary = rank_tokens(traces.train, target.shape.vocab, target.eos_ids)
+    estimator = TrimmingEstimator(train_estimator(request, traces.train, observer), vocabulary)
     evaluator = Evaluator(
         estimator=estimator,
         traces=traces.estimate,

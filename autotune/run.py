@@ -62,7 +62,8 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
                 failure = error
         if validation:
             watcher.phase("Writing the artifact")
-            ship(bench, validation.winner, folder.artifact, package_versions())
+            for note in ship(bench, validation.winner, folder.artifact, package_versions()).notes:
+                watcher.note(note)
         facts = _facts(request, bench, found, validation, time.monotonic() - began_s, interrupted=interrupted)
         watcher.phase("Writing the report")
         write_report(facts, folder.report)

@@ -50,13 +50,14 @@ def ship(
             git_revision=git_revision(),
             versions=dict(versions),
         ),
+        notes=_notes(validated) if validated else (),
     )
 
     def fill(folder: Path) -> None:
         if finalist:
             shutil.copytree(finalist.program, folder / DRAFT_FOLDER)
             (folder / CHECKPOINT_FOLDER).mkdir()
-            write_checkpoint(finalist.weights, folder / CHECKPOINT_FOLDER, like=bench.request.source.checkpoint)
+            write_checkpoint(finalist.whole, folder / CHECKPOINT_FOLDER, like=bench.request.source.checkpoint)
         (folder / TOKENIZER_FOLDER).mkdir()
         for path in tokenizer_files(target.checkpoint):
             shutil.copyfile(path, folder / TOKENIZER_FOLDER / path.name)
@@ -67,6 +68,17 @@ def ship(
 def _describe(validated: Validated) -> DraftDescription:
     build = validated.build
     return DraftDescription(build.shape, build.shape.parameters, build.backend, build.precision)
+
+
+def _notes(validated: Validated) -> tuple[str, ...]:
+    shape = validated.build.shape
+    if shape.draft_vocab is None:
+        return ()
+    return (
+        f"The draft proposes only {shape.draft_vocab} of {shape.vocab} tokens, the most frequent ones of the training "
+        f"traces ({DRAFT_FOLDER}/program.json lists them). {CHECKPOINT_FOLDER}/ holds the same draft with its whole "
+        "vocabulary, which other engines need: there its steps take longer, and more tokens may be accepted.",
+    )
 
 
 def _figures(validated: Validated) -> Figures:

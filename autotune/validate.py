@@ -13,6 +13,7 @@ from autotune.prepare import Workbench, measure_target
 from autotune.progress import Observer
 from autotune.results import Figure, Rejected, RejectReason, Score, TrialRecord, Validated
 from autotune.tallies import speed, speedup, tokens_per_round
+from autotune.vocabulary import Vocabulary
 from autotune.weights import ModelWeights
 
 REPEATS = 2
@@ -23,7 +24,8 @@ class Finalist:
     """A draft as it would ship: finished weights, its program, and its refreshed prediction."""
 
     record: TrialRecord
-    weights: ModelWeights
+    whole: ModelWeights
+    """With the whole head, even where the program's is trimmed."""
     program: Path
     score: Score
 
@@ -69,8 +71,8 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
         raise AutotuneError(f"the target cannot be measured any more: {latency.reason.value}, {latency.detail}")
     evaluator = replace(bench.evaluator, target=latency)
     finalists = []
-    for record, weights in zip(records, drafts, strict=True):
-        finalist = _compile(evaluator, record, weights, work / f"finalist-{record.number}")
+    for record, whole in zip(records, drafts, strict=True):
+        finalist = _compile(evaluator, bench.estimator.vocabulary, record, whole, work / f"finalist-{record.number}")
         if isinstance(finalist, Rejected):
             observer.note(f"{record.build} drops out: {finalist.reason.value}, {finalist.detail}")
         else:
@@ -90,9 +92,9 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
 
 
 def _finish(bench: Workbench, record: TrialRecord, observer: Observer) -> ModelWeights:
-    """The record's draft, distilled a little longer on the training traces; the better of before and after."""
-    config = bench.request.config
-    weights = bench.estimator.weights(record.build.shape)
+    """The record's draft with its whole head, distilled a little longer on the training traces, if that helped."""
+    config, shape = bench.request.config, record.build.shape
+    weights = bench.estimator.whole_weights(shape)
     if not config.finish:
         return weights
     from autotune.proxy.finish import finish  # torch: loaded only when it is needed
@@ -102,6 +104,7 @@ def _finish(bench: Workbench, record: TrialRecord, observer: Observer) -> ModelW
         weights,
         bench.traces.train,
         config.finish,
+        token_ids=bench.estimator.vocabulary.kept(shape),
         seed=config.seed,
         threads=bench.request.training_threads,
         on_progress=observer.progress,
@@ -110,8 +113,11 @@ def _finish(bench: Workbench, record: TrialRecord, observer: Observer) -> ModelW
     return finished.weights
 
 
-def _compile(evaluator: Evaluator, record: TrialRecord, weights: ModelWeights, folder: Path) -> Finalist | Rejected:
-    """The finished draft compiled and measured, at its best lookahead."""
+def _compile(
+    evaluator: Evaluator, vocabulary: Vocabulary, record: TrialRecord, whole: ModelWeights, folder: Path
+) -> Finalist | Rejected:
+    """The finished draft trimmed, compiled and measured, at its best lookahead."""
+    weights = vocabulary.trim(whole, record.build.shape)
     acceptance = evaluator.acceptance(record.build, weights)
     if isinstance(acceptance, Rejected):
         return acceptance
@@ -125,7 +131,7 @@ def _compile(evaluator: Evaluator, record: TrialRecord, weights: ModelWeights, f
     if not scores:
         return Rejected(RejectReason.CONSTRAINT, "over the limit of round latency at every lookahead")
     best = max(scores, key=lambda score: score.tokens_per_s.value)
-    return Finalist(record, weights, Path(built.program), best)
+    return Finalist(record, whole, Path(built.program), best)
 
 
 def _contest(bench: Workbench, finalists: Sequence[Finalist]) -> ContestRequest:

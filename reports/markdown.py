@@ -2,8 +2,9 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
-from autotune.reports.summary import DraftSummary, FailureSummary, FrontSummary, RunSummary, Verdict
+from autotune.reports.summary import DraftSummary, FailureSummary, FrontSummary, RunSummary, ShapeSummary, Verdict
 
 _FRONT_ROWS = 25
 _UNKNOWN = "–"
@@ -34,7 +35,7 @@ def markdown(summary: RunSummary) -> str:
         "## The run",
         _run_table(summary),
         "## Definitions",
-        _DEFINITIONS,
+        _DEFINITIONS + _trimmed_definition(summary),
         "## Reproduce",
         _reproduce(summary),
     ]
@@ -55,9 +56,29 @@ def _warnings(summary: RunSummary) -> Iterable[str]:
             f"{differing} greedy outputs differ from the target's own, each first where the target's two best logits "
             "were level within numerical noise."
         )
+    if _is_trimmed(summary.best.shape):
+        yield (
+            f"{summary.best.name} proposes only the {summary.best.shape.draft_vocab} tokens that are most frequent in "
+            "the training traces. The artifact's `checkpoint/`, for other engines, has the whole vocabulary: its steps "
+            "take longer, and more of its tokens may be accepted."
+        )
     for draft in summary.validated:
         if draft.mismatches:
             yield f"{draft.name} altered the target's greedy output for {draft.mismatches} prompts: it never ships."
+
+
+def _is_trimmed(shape: ShapeSummary | None) -> TypeGuard[ShapeSummary]:
+    return shape is not None and shape.draft_vocab is not None
+
+
+def _trimmed_definition(summary: RunSummary) -> str:
+    shapes = [point.shape for point in summary.front] + [draft.shape for draft in summary.validated]
+    if not any(_is_trimmed(shape) for shape in shapes):
+        return ""
+    return (
+        "\n* **…V** at the end of a draft's name: a trimmed vocabulary, the number of tokens it can propose. Where the "
+        "target writes another one, nothing is accepted; estimated and measured tokens per round account for it."
+    )
 
 
 def _decoded(summary: RunSummary) -> Iterable[str]:

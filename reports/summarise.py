@@ -196,7 +196,9 @@ def _failure(record: TrialRecord) -> FailureSummary:
 
 
 def _shape(shape: DraftShape) -> ShapeSummary:
-    return ShapeSummary(shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.hidden, shape.ffn)
+    return ShapeSummary(
+        shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.hidden, shape.ffn, shape.draft_vocab
+    )
 
 
 def _figure(figure: Figure) -> FigureSummary:

@@ -49,7 +49,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class ShapeSummary:
-    """A draft's architecture (the vocabulary is the target's)."""
+    """A draft's architecture (it reads the target's whole vocabulary)."""
 
     layers: int
     heads: int
@@ -57,6 +57,8 @@ class ShapeSummary:
     head_dim: int
     hidden: int
     ffn: int
+    draft_vocab: int | None = None
+    """Tokens it can propose, if its head is trimmed; null: all of the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class RunSummary:
     validated: tuple[DraftSummary, ...]
     failures: tuple[FailureSummary, ...]
     shapes_evaluated: int
-    """Distinct shapes with a score, whatever the backend and precision."""
+    """Distinct shapes with a score, whatever the backend and precision; trimmed heads make other shapes."""
     trials: int
     """Builds evaluated; each gives a score for every lookahead."""
     failed: int

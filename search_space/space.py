@@ -9,7 +9,13 @@ from random import Random
 from autotune.candidate import Build, Candidate, DraftShape, Precision
 from autotune.errors import BadRequest
 from autotune.search_space.axes import Axis, Trial, parse_axis
-from autotune.search_space.presets import default_attention, default_ffn, default_hidden, default_layers
+from autotune.search_space.presets import (
+    default_attention,
+    default_draft_vocab,
+    default_ffn,
+    default_hidden,
+    default_layers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +23,9 @@ Params = dict[str, int | str]
 Program = tuple[str, Precision]
 """A backend and a precision."""
 LOOKAHEAD = "lookahead"
+DRAFT_VOCAB = "draft-vocab"
+FULL = "full"
+"""How a user writes the whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class Ranges:
     ffn: str | None = None
     hidden: str | None = None
     lookahead: str = "0:8"
+    draft_vocab: str | None = None
+    """`full`, sizes, or both, with commas."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class SearchSpace:
     """Allowed (heads, kv_heads), ascending."""
     ffn: Axis
     hidden: Axis
+    draft_vocab: Axis
+    """Tokens the output head covers; the source's whole vocabulary is the head that is not trimmed."""
     lookahead: Axis
     """Lookaheads of at least 1; k = 0 needs no draft and is always in the race."""
     programs: tuple[Program, ...]
@@ -64,7 +77,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Number of distinct builds."""
-        axes = (self.layers.values, self.attention, self.ffn.values, self.hidden.values)
+        axes = (self.layers.values, self.attention, self.ffn.values, self.hidden.values, self.draft_vocab.values)
         count = len(self.programs)
         for values in axes:
             count *= len(values)
@@ -74,7 +87,8 @@ class SearchSpace:
         """The candidate a trial proposes; parameters are named as the command's flags."""
         layers = self.layers.suggest(trial)
         heads, kv_heads = self._suggest_attention(trial)
-        shape = self._shape(layers, (heads, kv_heads), self.ffn.suggest(trial), self.hidden.suggest(trial))
+        ffn, hidden = self.ffn.suggest(trial), self.hidden.suggest(trial)
+        shape = self._shape(layers, (heads, kv_heads), ffn, hidden, self.draft_vocab.suggest(trial))
         return Candidate(Build(shape, *self._suggest_program(trial)), self.lookahead.suggest(trial))
 
     def params(self, candidate: Candidate) -> Params:
@@ -86,6 +100,7 @@ class SearchSpace:
             "heads": self._heads_axis.param(shape.heads) if self._heads_axis else pair,
             "ffn": self.ffn.param(shape.ffn),
             "hidden": self.hidden.param(shape.hidden),
+            DRAFT_VOCAB: self.draft_vocab.param(shape.head_rows),
             **self._program_params(candidate.build),
             LOOKAHEAD: self.lookahead.param(candidate.lookahead),
         }
@@ -93,7 +108,13 @@ class SearchSpace:
     @property
     def smallest(self) -> DraftShape:
         """The shape with the least of everything."""
-        return self._shape(self.layers.values[0], self.attention[0], self.ffn.values[0], self.hidden.values[0])
+        return self._shape(
+            self.layers.values[0],
+            self.attention[0],
+            self.ffn.values[0],
+            self.hidden.values[0],
+            self.draft_vocab.values[0],
+        )
 
     def draw(self, rng: Random) -> Candidate:
         """A candidate, each as likely as any other."""
@@ -102,6 +123,7 @@ class SearchSpace:
             rng.choice(self.attention),
             rng.choice(self.ffn.values),
             rng.choice(self.hidden.values),
+            rng.choice(self.draft_vocab.values),
         )
         build = Build(shape, *rng.choice(self.programs))
         return Candidate(build, rng.choice(self.lookahead.values))
@@ -110,12 +132,15 @@ class SearchSpace:
         """Candidates worth trying before the sampler knows anything: wide and shallow, at a middling lookahead.
 
         The research this tool follows found wide, shallow drafts to win; each is tried at full and at half FFN width.
+        Of the smaller vocabularies only the shallowest and widest draft is tried: there the head weighs most.
         """
         middle = self.lookahead.values[len(self.lookahead.values) // 2]
         widths = dict.fromkeys([self.ffn.values[-1], self.ffn.values[(len(self.ffn.values) - 1) // 2]])
+        *smaller, largest = self.draft_vocab.values
+        points = [(layers, ffn, largest) for layers, ffn in itertools.product(self.layers.values[:3], widths)]
+        points += [(self.layers.values[0], self.ffn.values[-1], size) for size in reversed(smaller)]
         shapes = [
-            self._shape(layers, self.attention[-1], ffn, self.hidden.values[-1])
-            for layers, ffn in itertools.product(self.layers.values[:3], widths)
+            self._shape(layers, self.attention[-1], ffn, self.hidden.values[-1], size) for layers, ffn, size in points
         ]
         return [Candidate(Build(shape, *program), middle) for program in self.programs for shape in shapes]
 
@@ -151,9 +176,18 @@ class SearchSpace:
             return {"backend": build.backend, "precision": build.precision.value}
         return {"backend": f"{build.backend}/{build.precision.value}"}
 
-    def _shape(self, layers: int, attention: tuple[int, int], ffn: int, hidden: int) -> DraftShape:
+    def _shape(self, layers: int, attention: tuple[int, int], ffn: int, hidden: int, head_tokens: int) -> DraftShape:
         heads, kv_heads = attention
-        return replace(self.source, layers=layers, heads=heads, kv_heads=kv_heads, ffn=ffn, hidden=hidden)
+        draft_vocab = None if head_tokens == self.source.vocab else head_tokens
+        return replace(
+            self.source,
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            ffn=ffn,
+            hidden=hidden,
+            draft_vocab=draft_vocab,
+        )
 
 
 def make_space(
@@ -177,6 +211,7 @@ def make_space(
         attention=_attention(ranges, source),
         ffn=_axis("ffn", ranges.ffn, default_ffn(source), source.ffn),
         hidden=_axis("hidden", ranges.hidden, default_hidden(source), source.hidden),
+        draft_vocab=_draft_vocab(ranges.draft_vocab, source),
         lookahead=Axis(LOOKAHEAD, tuple(k for k in lookahead.values if k)),
         programs=tuple(
             (backend, precision)
@@ -196,6 +231,22 @@ def _axis(name: str, text: str | None, default: tuple[int, ...], largest: int) -
     if kept != asked:
         logger.warning("--%s %s: values above the source's %d are left out", name, text, largest)
     return kept
+
+
+def _draft_vocab(text: str | None, source: DraftShape) -> Axis:
+    """The sizes a user wrote; `full`, and whatever is at least as large, is the source's whole vocabulary."""
+    if text is None:
+        return Axis(DRAFT_VOCAB, default_draft_vocab(source))
+    words = [word.strip() for word in text.split(",")]
+    try:
+        sizes = {source.vocab if word == FULL else int(word) for word in words}
+    except ValueError:
+        sizes = set()
+    if min(sizes, default=0) < 1:
+        raise BadRequest(
+            f"--{DRAFT_VOCAB} {text}: write {FULL}, numbers of tokens of at least 1, or both, separated by commas"
+        )
+    return Axis(DRAFT_VOCAB, tuple(sorted({min(size, source.vocab) for size in sizes})))
 
 
 def _attention(ranges: Ranges, source: DraftShape) -> tuple[tuple[int, int], ...]:

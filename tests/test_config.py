@@ -33,11 +33,12 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(toml: Path) -> None:
 
 
 def test_names_may_be_written_with_dashes_or_underscores(toml: Path) -> None:
-    toml.write_text('kv-heads = "1:2"\nelastic_budget = "30s"\nvalidate = 2\n')
+    toml.write_text('kv-heads = "1:2"\ndraft_vocab = "full,512"\nelastic_budget = "30s"\nvalidate = 2\n')
     config = make_config({"max-memory": "2GiB"}, toml)
     assert (config.kv_heads, config.elastic_budget, config.validate_top) == ("1:2", 30.0, 2)
     assert config.max_memory == 2 << 30
     assert config.ranges.kv_heads == "1:2"
+    assert config.ranges.draft_vocab == "full,512"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def test_sampling() -> None:
         ({"top_p": 0}, "--top-p 0: .*greater than 0"),
         ({"validate": 0}, "--validate 0: .*greater than or equal to 1"),
         ({"layers": 5}, "--layers 5: .*valid string"),
+        ({"draft_vocab": 512}, "--draft-vocab 512: .*valid string"),
         ({"threads": 0}, "--threads 0"),
         ({"seed": -1}, "--seed -1: .*greater than or equal to 0"),
         ({"resume": "perhaps"}, "--resume perhaps: .*valid boolean"),

@@ -22,6 +22,7 @@ from tests.support import evaluators
 from tests.support.evaluators import LOOKAHEADS, FakeEvaluator, Outcome, SilentObserver, outcome_of, tiny_space
 from tests.support.spaces import all_builds
 
+AXES = ("layers", "heads", "ffn", "hidden", "draft-vocab")
 PLENTY = Budget(trials=1000, time_s=60.0)
 
 
@@ -127,7 +128,7 @@ def test_every_lookahead_of_an_evaluated_build_enters_the_study(bench: Bench) ->
         assert values[record.build.key(), score.lookahead] == pytest.approx(expected)
     for trial in bench.trials:
         if trial.state == TrialState.COMPLETE:
-            assert set(trial.params) == {"layers", "heads", "ffn", "hidden", "backend", "precision", "lookahead"}
+            assert set(trial.params) == {*AXES, "backend", "precision", "lookahead"}
             assert all(excess <= 0 for excess in trial.constraints.values())
 
 

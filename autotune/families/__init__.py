@@ -30,7 +30,15 @@ def read_checkpoint(folder: Path) -> ModelWeights:
 
 
 def write_checkpoint(weights: ModelWeights, folder: Path, like: Path | None = None) -> None:
-    """Write the weights as a Hugging Face checkpoint of their own family (see `Family.write`)."""
+    """Write the weights as a Hugging Face checkpoint of their own family (see `Family.write`).
+
+    BadRequest if their head is trimmed: no such checkpoint can say which tokens its rows stand for.
+    """
+    if weights.token_ids is not None:
+        raise BadRequest(
+            f"a head trimmed to {weights.shape.head_rows} of {weights.shape.vocab} tokens cannot be written as a "
+            "Hugging Face checkpoint: write the weights it was trimmed from"
+        )
     for family in FAMILIES:
         if family.name == weights.numerics.family:
             return family.write(weights, folder, like)

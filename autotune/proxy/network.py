@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autotune.candidate import DraftShape
 from autotune.proxy.parts import Part, whole_part
-from autotune.weights import ModelWeights, Numerics, weight_shapes
+from autotune.weights import ModelWeights, Numerics, TokenIds, weight_shapes
 
 Observer = Callable[[str, Tensor], None]
 """Called with the name and value of an activation: `layers.I.attn.in`, `layers.I.ffn.in` (residual stream before the
@@ -29,11 +29,13 @@ class Network:
     shape: DraftShape
     numerics: Numerics
     tensors: Mapping[str, Tensor]
+    token_ids: TokenIds | None = None
+    """`[head_rows]` the tokens of a trimmed head's rows; None: row i is token i."""
 
     def to_weights(self) -> ModelWeights:
         """The model as NumPy arrays (copies)."""
         arrays = {name: self.tensors[name].detach().numpy().copy() for name, _ in weight_shapes(self.shape)}
-        return ModelWeights(self.shape, self.numerics, arrays)
+        return ModelWeights(self.shape, self.numerics, arrays, self.token_ids)
 
 
 def network_of(weights: ModelWeights, *, trainable: bool = False) -> Network:
@@ -45,7 +47,7 @@ def network_of(weights: ModelWeights, *, trainable: bool = False) -> Network:
         name: torch.from_numpy(np.array(weights.arrays[name], np.float32, order="C")).requires_grad_(trainable)
         for name, _ in weight_shapes(weights.shape)
     }
-    return Network(weights.shape, weights.numerics, tensors)
+    return Network(weights.shape, weights.numerics, tensors, weights.token_ids)
 
 
 def hidden_states(
@@ -75,7 +77,7 @@ def hidden_states(
 
 
 def head_logits(network: Network, states: Tensor) -> Tensor:
-    """Logits `[..., vocab]` of normed hidden states `[..., hidden]` (of the whole model or of a part)."""
+    """Logits `[..., head_rows]` of normed hidden states `[..., hidden]` (of the whole model or of a part)."""
     return F.linear(states, network.tensors["head"][:, : states.shape[-1]])
 
 

@@ -15,6 +15,8 @@ from autotune.sampling import SamplingSettings, distribution
 from autotune.traces import Trace, Traces
 from autotune.weights import ModelWeights
 
+Rows = NDArray[np.int64]
+
 _BATCH_TOKENS = 2048
 """Padded tokens computed at once: large enough for efficient products, small enough to stay in the caches."""
 
@@ -26,9 +28,10 @@ class NotANumber(AutotuneError):
 def acceptance_of(weights: ModelWeights, traces: Traces, *, threads: int = 1) -> list[Vector]:
     """r_t `[T]` of every trace: the probability that the draft's token at each place is accepted.
 
-    Greedy: [arg-max q == y_t]; sampled: min(1, q(y_t) / p(y_t)), both given the true prefix.  Raises NotANumber.
+    Greedy: [arg-max q == y_t]; sampled: min(1, q(y_t) / p(y_t)), both given the true prefix.  A trimmed draft's q is a
+    distribution over the tokens of its head, which is what it drafts from, and 0 elsewhere.  Raises NotANumber.
     """
-    network = network_of(weights)
+    network, rows = network_of(weights), _rows_of_tokens(weights)
     result: list[Vector] = [np.empty(0)] * len(traces.items)
     with torch_threads(threads), torch.inference_mode():
         for members in _by_length(traces.items):
@@ -38,20 +41,32 @@ def acceptance_of(weights: ModelWeights, traces: Traces, *, threads: int = 1) ->
             for member, trace, row in zip(members, batch, states, strict=True):
                 first = len(trace.prompt) - 1
                 logits = head_logits(network, row[first : first + len(trace.continuation)])
-                result[member] = _trace_acceptance(logits, trace, traces.settings)
+                result[member] = _trace_acceptance(logits, rows[trace.continuation], trace, traces.settings)
     return result
 
 
-def _trace_acceptance(logits: Tensor, trace: Trace, settings: SamplingSettings) -> Vector:
-    """r_t `[T]` from the draft's logits `[T, vocab]` at the continuation's places."""
+def _rows_of_tokens(weights: ModelWeights) -> Rows:
+    """`[vocab]` the row of the head that stands for each token; -1 for a token that a trimmed head lacks."""
+    if weights.token_ids is None:
+        return np.arange(weights.shape.vocab)
+    rows = np.full(weights.shape.vocab, -1)
+    rows[weights.token_ids] = np.arange(len(weights.token_ids))
+    return rows
+
+
+def _trace_acceptance(logits: Tensor, own_rows: Rows, trace: Trace, settings: SamplingSettings) -> Vector:
+    """r_t `[T]` from the draft's logits `[T, head_rows]` at the continuation's places.
+
+    own_rows: `[T]` the head's row of each of the trace's own tokens, -1 for those it lacks.
+    """
     best, arg_max = logits.max(dim=-1)
     if not torch.isfinite(logits.sum(dim=-1) + best).all():
         raise NotANumber("the draft's logits are NaN or infinite")
     if settings.greedy:
-        agrees: Vector = (arg_max.numpy() == trace.continuation).astype(np.float64)
+        agrees: Vector = (arg_max.numpy() == own_rows).astype(np.float64)
         return agrees
     probabilities = distribution(logits.numpy(), settings)
-    own = np.take_along_axis(probabilities, trace.continuation[:, None].astype(np.int64), -1)[:, 0]
+    own = np.where(own_rows < 0, 0.0, probabilities[np.arange(len(own_rows)), own_rows])
     with np.errstate(divide="ignore"):  # a token the draft never draws has log-probability -inf
         return acceptance_probabilities(np.log(own), trace.logprobs)
 

@@ -59,8 +59,11 @@ class Trained:
 def part_loss(network: Network, batch: Batch, part: Part, temperature: float) -> Tensor:
     """Mean cross-entropy of a part's predictions with the batch's labels.
 
-    The draft will be sampled at the workload's temperature (0: greedy), so that is where it must match.
+    The draft will be sampled at the workload's temperature (0: greedy), so that is where it must match.  Labels are
+    token ids, so the head must be whole: a draft is trimmed after its training.
     """
+    if network.token_ids is not None:
+        raise ValueError("a trimmed head cannot be trained")
     learned = batch.labels >= 0
     logits = head_logits(network, hidden_states(network, batch.tokens, part)[learned])
     return F.cross_entropy(logits / temperature if temperature else logits, batch.labels[learned])

@@ -85,7 +85,7 @@ def prefix(source: ModelWeights, shape: DraftShape) -> ModelWeights:
 
 def check_inside(source: DraftShape, shape: DraftShape) -> None:
     """Raise BadRequest, naming the axis, unless a draft of `shape` can be taken out of `source`."""
-    for name in ("head_dim", "vocab"):
+    for name in ("head_dim", "vocab", "draft_vocab"):
         if getattr(shape, name) != getattr(source, name):
             raise BadRequest(f"draft {shape}: {name} must be the source's {getattr(source, name)}")
     limits = {name: (getattr(shape, name), getattr(source, name)) for name in ("layers", "kv_heads", "ffn", "hidden")}

@@ -49,6 +49,7 @@ def spaces(draw: Callable[..., object]) -> SearchSpace:
         "hidden": source.hidden,
     }
     ranges = {name: draw(st.none() | range_text(limit)) for name, limit in limits.items()}
+    ranges["draft_vocab"] = draw(st.sampled_from([None, "full", "full,20", "7,30, full", "49,90,10"]))
     lookahead = draw(st.sampled_from(["0:4", "1:3", "2", "0,1,2,5", "0:8:4"]))
     precisions = draw(st.sampled_from([(Precision.FP32,), BOTH]))
     try:
@@ -132,6 +133,44 @@ def test_default_axes() -> None:
     assert space.hidden.values == (128,)
     assert space.lookahead.values == tuple(range(1, 9))
     assert space.max_lookahead == 8
+
+
+def test_default_vocabulary_is_whole_and_of_a_large_one_a_quarter_too() -> None:
+    assert space_of().draft_vocab.values == (2048,)
+    llama2 = DraftShape(32, 32, 32, 128, 4096, 11008, 32000)
+    assert space_of(llama2).draft_vocab.values == (8000, 32000)
+    assert space_of(DraftShape(80, 64, 8, 128, 8192, 28672, 128256)).draft_vocab.values == (32064, 128256)
+    assert space_of(llama2, draft_vocab="full").draft_vocab.values == (32000,)
+
+
+@pytest.mark.parametrize(
+    ("text", "heads"),
+    [
+        ("full", [None]),
+        ("full,8192", [None]),  # no smaller than the whole: the same
+        ("2048", [None]),
+        ("2047,full", [2047, None]),
+        (" 512 , full,128,512", [128, 512, None]),
+        ("256", [256]),
+    ],
+)
+def test_sizes_of_the_draft_vocabulary(text: str, heads: list[int | None]) -> None:
+    space = space_of(MHA, layers="1", heads="4", ffn="352", precisions=(Precision.FP32,), draft_vocab=text)
+    assert [build.shape.draft_vocab for build in all_builds(space)] == heads
+    assert space.size == len(heads)
+    assert space.smallest.draft_vocab == heads[0]
+    assert {seed.shape.draft_vocab for seed in space.seeds()} == set(heads)
+
+
+@pytest.mark.parametrize("text", ["", "full,", "0,full", "-4", "8k", "full 512", "1.5", "128:512"])
+def test_a_draft_vocabulary_that_makes_no_sense_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(BadRequest, match=f"--draft-vocab {text}: write full, numbers of tokens") as caught:
+        space_of(draft_vocab=text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_smaller_vocabulary_adds_one_seed_a_program() -> None:
+    assert len(space_of(draft_vocab="full,512,128").seeds()) == len(space_of().seeds()) + 2 * len(BOTH)
 
 
 def test_default_axes_of_a_deep_source_stay_shallow() -> None:

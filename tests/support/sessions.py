@@ -1,6 +1,7 @@
 """Fake sessions for the runtime: the next token depends on the last two cached ones, so a stale cache shows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +9,9 @@ from numpy.typing import NDArray
 from autotune.candidate import DraftShape, Precision
 from autotune.program import Drafting, Program
 from autotune.runtime.sampled_burst import draw_call_by_call
-from autotune.runtime.session import SampledBurst, Tokens
+from autotune.runtime.session import SampledBurst, Session, Tokens
 from autotune.sampling import SamplingSettings
-from autotune.weights import Numerics
+from autotune.weights import Numerics, TokenIds
 
 VOCAB = 7
 
@@ -39,12 +40,7 @@ class PairwiseSession:
         return self.logits(tokens, start).argmax(-1)
 
     def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
-        drafted: list[int] = []
-        given = list(tokens)
-        for _ in range(count):
-            drafted.append(int(self.greedy(given, start)[-1]))
-            start, given = start + len(given), drafted[-1:]
-        return drafted
+        return greedy_burst(self, tokens, start, count)
 
     def sampled_burst(
         self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
@@ -53,6 +49,44 @@ class PairwiseSession:
 
     def close(self) -> None:
         self._cached.clear()
+
+
+class TrimmedSession:
+    """Another session as it would be with its head trimmed to `token_ids`."""
+
+    def __init__(self, whole: Session, token_ids: TokenIds) -> None:
+        shape = replace(whole.program.shape, draft_vocab=len(token_ids))
+        self.program = replace(whole.program, shape=shape, token_ids=tuple(token_ids.tolist()))
+        self.drafting = Drafting.CALLS
+        self._whole = whole
+        self._token_ids = token_ids
+
+    def logits(self, tokens: Tokens, start: int) -> NDArray[np.float32]:
+        return self._whole.logits(tokens, start)[:, self._token_ids]
+
+    def greedy(self, tokens: Tokens, start: int) -> NDArray[np.int64]:
+        return self._token_ids[self.logits(tokens, start).argmax(-1)]
+
+    def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
+        return greedy_burst(self, tokens, start, count)
+
+    def sampled_burst(
+        self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
+    ) -> SampledBurst:
+        return draw_call_by_call(self, tokens, start, count, settings, noise)
+
+    def close(self) -> None:
+        self._whole.close()
+
+
+def greedy_burst(session: Session, tokens: Tokens, start: int, count: int) -> list[int]:
+    """`count` greedily drafted tokens, a call for each."""
+    drafted: list[int] = []
+    given = list(tokens)
+    for _ in range(count):
+        drafted.append(int(session.greedy(given, start)[-1]))
+        start, given = start + len(given), drafted[-1:]
+    return drafted
 
 
 def random_table(seed: int, sharpness: float = 1.5) -> NDArray[np.float32]:
