@@ -56,7 +56,7 @@ def _warnings(summary: RunSummary) -> Iterable[str]:
             f"{differing} greedy outputs differ from the target's own, each first where the target's two best logits "
             "were level within numerical noise."
         )
-    if _is_trimmed(summary.best.shape):
+    if summary.verdict is Verdict.SPECULATE and _is_trimmed(summary.best.shape):
         yield (
             f"{summary.best.name} proposes only the {summary.best.shape.draft_vocab} tokens that are most frequent in "
             "the training traces. The artifact's `checkpoint/`, for other engines, has the whole vocabulary: its steps "

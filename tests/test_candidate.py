@@ -13,6 +13,7 @@ from autotune.candidate import Build, Candidate, DraftShape, Precision
 from autotune.weights import weight_shapes
 
 SHAPE = DraftShape(layers=2, heads=4, kv_heads=2, head_dim=8, hidden=32, ffn=48, vocab=100)
+TRIMMED = replace(SHAPE, draft_vocab=40)
 BUILD = Build(SHAPE, "onnxruntime", Precision.FP32)
 
 PAPER = {
@@ -35,7 +36,8 @@ def shapes(draw: st.DrawFn) -> DraftShape:
         head_dim=2 * draw(st.integers(1, 16)),
         hidden=draw(st.integers(1, 70)),
         ffn=draw(st.integers(1, 99)),
-        vocab=draw(st.integers(1, 500)),
+        vocab=500,
+        draft_vocab=draw(st.none() | st.integers(1, 499)),
     )
 
 
@@ -47,6 +49,13 @@ def test_parameters_are_those_of_the_weights(shape: DraftShape) -> None:
     assert shape.weight_bytes(Precision.FP32) == 4 * shape.parameters
     matrices = sum(size for name, size in sizes.items() if name != "embed" and not name.endswith("norm"))
     assert shape.weight_bytes(Precision.INT8) == 4 * shape.parameters - 3 * matrices
+
+
+def test_a_trimmed_head_is_smaller_and_verification_is_not() -> None:
+    whole, trimmed = (Candidate(Build(shape, "tvm", Precision.INT8), 3) for shape in (SHAPE, TRIMMED))
+    assert whole.memory_bytes(0) - trimmed.memory_bytes(0) == (100 - 40) * 32
+    assert SHAPE.decode_parameters - TRIMMED.decode_parameters == (100 - 40) * 32
+    assert trimmed.memory_bytes(0) == TRIMMED.weight_bytes(Precision.INT8) + 4 * 100 * 4  # the target's logits
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -67,6 +76,8 @@ def test_cache_bytes_of_a_token() -> None:
         ({"vocab": -1}, "vocab must be at least 1"),
         ({"heads": 3}, "3 heads cannot be shared evenly by 2 kv heads"),
         ({"head_dim": 7}, "head_dim 7 is odd"),
+        ({"draft_vocab": 100}, "a trimmed vocabulary of 100 is not smaller than the 100 whole"),
+        ({"draft_vocab": 0}, "draft_vocab must be at least 1"),
     ],
 )
 def test_impossible_shapes_are_refused(changes: dict[str, int], message: str) -> None:
@@ -77,6 +88,7 @@ def test_impossible_shapes_are_refused(changes: dict[str, int], message: str) ->
 def test_a_key_depends_on_everything_that_defines_a_candidate() -> None:
     others = [replace(SHAPE, **change) for change in ({"layers": 3}, {"heads": 2}, {"kv_heads": 1}, {"head_dim": 16})]
     others += [replace(SHAPE, **change) for change in ({"hidden": 16}, {"ffn": 64}, {"vocab": 99})]
+    others += [TRIMMED, replace(SHAPE, draft_vocab=41)]
     builds = product([SHAPE, *others], ["onnxruntime", "tvm"], Precision)
     candidates = [Candidate(Build(*build), lookahead) for build in builds for lookahead in (1, 2, 12)]
     assert len({candidate.key() for candidate in candidates}) == len(candidates)
@@ -105,4 +117,5 @@ def test_keys_of_this_version_are_those_on_disk() -> None:
 def test_names_for_people() -> None:
     assert str(SHAPE) == "2L-4/2H-48F-32D"
     assert str(replace(SHAPE, kv_heads=4)) == "2L-4H-48F-32D"
+    assert str(TRIMMED) == "2L-4/2H-48F-32D-40V"
     assert str(BUILD) == "2L-4/2H-48F-32D fp32 onnxruntime"

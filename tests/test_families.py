@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from autotune.errors import BadRequest
 from autotune.families import family_of, read_checkpoint, write_checkpoint
 from autotune.families.base import Config
+from autotune.weights import trimmed
 from tests.support.checkpoints import VOCAB, edit_json, logits_of, save_llama
 
 IDS = [5, 1, 300, 17, 17, 200, 9]
@@ -200,3 +201,10 @@ def test_a_checkpoint_that_cannot_be_written_is_one_clear_line(tiny_checkpoint: 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BadRequest, match="cannot write"):
         write_checkpoint(read_checkpoint(tiny_checkpoint), tmp_path / "file" / "folder")
+
+
+def test_a_trimmed_head_is_refused_before_anything_is_written(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    weights = trimmed(read_checkpoint(tiny_checkpoint), np.arange(16))
+    with pytest.raises(BadRequest, match=f"a head trimmed to 16 of {VOCAB} tokens cannot be written as a Hugging Face"):
+        write_checkpoint(weights, tmp_path)
+    assert not list(tmp_path.iterdir())

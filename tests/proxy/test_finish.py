@@ -11,7 +11,7 @@ from autotune.proxy.prune import PrunedEstimator, calibration_sequences
 from autotune.proxy.score_traces import acceptance_of
 from autotune.proxy.training import Recipe
 from autotune.traces import Traces
-from autotune.weights import ModelWeights
+from autotune.weights import ModelWeights, trimmed
 
 RECIPE = Recipe(learning_rate=1e-2, batch_tokens=128, warmup_steps=4, checkpoint_steps=5)
 
@@ -70,3 +70,21 @@ def test_divergence_leaves_the_draft_as_it_was(
 def test_a_finish_below_one_step_is_refused(draft: ModelWeights, greedy_traces: Traces) -> None:
     with pytest.raises(BadRequest, match="less than one training step: give at least"):
         finish(draft, greedy_traces, 1e-7)
+
+
+def test_a_draft_that_ships_trimmed_is_judged_trimmed_and_returned_whole(
+    draft: ModelWeights, greedy_traces: Traces
+) -> None:
+    written = np.concatenate([trace.continuation for trace in greedy_traces.items])
+    token_ids = np.sort(np.argsort(-np.bincount(written, minlength=draft.shape.vocab))[:6])
+    one_text = replace(greedy_traces, items=greedy_traces.items[:1])
+    finished = finish(draft, one_text, 0.005, token_ids=token_ids, recipe=RECIPE)
+    assert finished.weights.shape == draft.shape
+    assert finished.before == mean_acceptance(trimmed(draft, token_ids), one_text)
+    better = finished.weights if finished.improved else draft
+    assert max(finished.before, finished.after) == mean_acceptance(trimmed(better, token_ids), one_text)
+
+
+def test_a_trimmed_head_is_not_trained(draft: ModelWeights, greedy_traces: Traces) -> None:
+    with pytest.raises(ValueError, match="a trimmed head cannot be trained"):
+        finish(trimmed(draft, np.arange(8)), greedy_traces, 0.002, recipe=RECIPE)

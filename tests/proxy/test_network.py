@@ -12,7 +12,7 @@ from autotune.candidate import DraftShape
 from autotune.proxy.network import Network, head_logits, hidden_states, network_of
 from autotune.proxy.parts import Part
 from autotune.proxy.units import pick_layers, prefix
-from autotune.weights import ModelWeights
+from autotune.weights import ModelWeights, trimmed
 from tests.support.models import reference_logits, tiny_weights
 
 
@@ -79,3 +79,13 @@ def test_tensors_are_copies_in_both_directions(source: ModelWeights) -> None:
     assert source.arrays["norm"][0] != network.tensors["norm"][0]
     again: Network = network_of(network.to_weights())
     assert all(torch.equal(again.tensors[name], network.tensors[name]) for name in network.tensors)
+
+
+def test_a_trimmed_head_keeps_its_token_ids(source: ModelWeights) -> None:
+    draft = trimmed(source, np.array([1, 5, 40]))
+    tokens = [3, 1, 4]
+    np.testing.assert_allclose(logits_of(draft, tokens), logits_of(source, tokens)[:, [1, 5, 40]], atol=1e-6)
+    again = network_of(draft).to_weights()
+    assert again.shape == draft.shape
+    assert again.token_ids is not None
+    assert again.token_ids.tolist() == [1, 5, 40]

@@ -7,7 +7,7 @@ from autotune.candidate import DraftShape
 from autotune.proxy.score_traces import NotANumber, acceptance_of
 from autotune.sampling import distribution
 from autotune.traces import Traces
-from autotune.weights import ModelWeights
+from autotune.weights import ModelWeights, trimmed
 from tests.proxy.test_network import logits_of
 from tests.support.models import tiny_weights
 
@@ -41,6 +41,42 @@ def test_sampled_acceptance_is_the_ratio_of_probabilities(draft: ModelWeights, s
         logits = logits_of(draft, trace.tokens.tolist())[len(trace.prompt) - 1 : -1]
         own = distribution(logits, sampled_traces.settings)[np.arange(len(logits)), trace.continuation]
         np.testing.assert_allclose(ratios, np.minimum(1.0, own / np.exp(trace.logprobs)), rtol=1e-4, atol=1e-7)
+
+
+KEPT = np.array([0, 3, 4, 9, 17, 18, 30, 31, 32, 47])
+
+
+def test_greedy_acceptance_of_a_trimmed_draft_is_agreement_of_the_best_kept_token(
+    draft: ModelWeights, greedy_traces: Traces
+) -> None:
+    accepted = acceptance_of(trimmed(draft, KEPT), greedy_traces)
+    for trace, ratios in zip(greedy_traces.items, accepted, strict=True):
+        logits = logits_of(draft, trace.tokens.tolist())[len(trace.prompt) - 1 : -1]
+        np.testing.assert_array_equal(ratios, KEPT[logits[:, KEPT].argmax(-1)] == trace.continuation)
+        assert not ratios[~np.isin(trace.continuation, KEPT)].any()
+    assert 0 < sum(ratios.sum() for ratios in accepted) < greedy_traces.tokens
+
+
+def test_sampled_acceptance_of_a_trimmed_draft_is_the_ratio_over_the_kept_tokens(
+    draft: ModelWeights, sampled_traces: Traces
+) -> None:
+    outside = 0
+    for trace, ratios in zip(sampled_traces.items, acceptance_of(trimmed(draft, KEPT), sampled_traces), strict=True):
+        logits = logits_of(draft, trace.tokens.tolist())[len(trace.prompt) - 1 : -1]
+        q = np.zeros(logits.shape)
+        q[:, KEPT] = distribution(logits[:, KEPT], sampled_traces.settings)
+        own = q[np.arange(len(q)), trace.continuation]
+        np.testing.assert_allclose(ratios, np.minimum(1.0, own / np.exp(trace.logprobs)), rtol=1e-4, atol=1e-7)
+        outside += (~np.isin(trace.continuation, KEPT)).sum()
+    assert 0 < outside < sampled_traces.tokens
+
+
+def test_trimming_away_nothing_that_is_written_can_only_help(source: ModelWeights, greedy_traces: Traces) -> None:
+    """The target itself, trimmed to what it wrote, still agrees with all it wrote."""
+    written = np.unique(np.concatenate([trace.continuation for trace in greedy_traces.items])).astype(np.int64)
+    assert len(written) < source.shape.vocab
+    for ratios in acceptance_of(trimmed(source, written), greedy_traces):
+        assert ratios.min() == 1.0
 
 
 def test_order_and_batching_of_traces_do_not_matter(draft: ModelWeights, sampled_traces: Traces) -> None:

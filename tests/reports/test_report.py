@@ -97,3 +97,20 @@ def test_figure_of_a_run_with_hardly_a_candidate(make_facts: MakeFacts, builds: 
     axes = pareto_figure(make_facts(builds=builds, validated=0)).axes[0]
 
     assert any("k = 0" in text.get_text() for text in axes.texts)
+
+
+def test_a_trimmed_vocabulary_is_shown_and_explained(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    assert facts.chosen is not None
+    assert "trimmed vocabulary" not in markdown(summarise(facts))
+    build = facts.chosen.build
+    chosen = replace(facts.chosen, build=replace(build, shape=replace(build.shape, draft_vocab=512)))
+    facts = replace(facts, validated=[chosen], chosen=chosen)
+    summary, text = summarise(facts), markdown(summarise(facts))
+    assert summary.best.shape is not None
+    assert summary.best.shape.draft_vocab == 512
+    assert text.splitlines()[2].startswith(f"**Draft {build.shape}-512V (")
+    assert f"{build.shape}-512V proposes only the 512 tokens" in text
+    assert "`checkpoint/`, for other engines, has the whole vocabulary" in text
+    assert "* **…V** at the end of a draft's name: a trimmed vocabulary" in text
+    assert any("512V" in words.get_text() for words in pareto_figure(facts).axes[0].texts)

@@ -8,6 +8,7 @@ from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, Verdict
 from autotune.results import Evidence, Figure
 
+SHAPE_KEYS = {"layers", "heads", "kv_heads", "head_dim", "hidden", "ffn", "draft_vocab"}
 MakeFacts = Callable[..., RunFacts]
 
 
@@ -18,7 +19,7 @@ def test_summary_json_has_the_contracts_keys(make_facts: MakeFacts) -> None:
     assert content["baseline"]["tokens_per_s"] == pytest.approx(1 / 1.1e-3)
     best = content["best"]
     assert best.keys() >= {"shape", "lookahead", "backend", "precision", "parameters", "tar", "tokens_per_s", "speedup"}
-    assert best["shape"].keys() == {"layers", "heads", "kv_heads", "head_dim", "hidden", "ffn"}
+    assert best["shape"].keys() == SHAPE_KEYS
     assert best["tar"].keys() >= {"estimated", "measured"}
     assert best["tokens_per_s"].keys() >= {"predicted", "measured"}
     assert best["speedup"].keys() >= {"predicted", "measured"}
@@ -84,3 +85,11 @@ def test_unknown_numbers_are_null(make_facts: MakeFacts) -> None:
 
     assert content["baseline"]["tokens_per_s"] is None
     assert content["looping_share"] is None
+
+
+def test_a_trimmed_head_makes_another_shape(make_facts: MakeFacts) -> None:
+    facts = make_facts(builds=4)
+    build = facts.records[0].build
+    trimmed = replace(facts.records[0], build=replace(build, shape=replace(build.shape, draft_vocab=512)))
+    whole, both = (summarise(replace(facts, records=records)) for records in (facts.records, [*facts.records, trimmed]))
+    assert both.shapes_evaluated == whole.shapes_evaluated + 1

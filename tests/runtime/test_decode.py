@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from autotune.errors import BadRequest
 from autotune.runtime.decode import Decoder, DecodeRequest, Statistics
 from autotune.sampling import SamplingSettings, distribution
-from tests.support.sessions import VOCAB, PairwiseSession, near_table, random_table
+from tests.support.sessions import VOCAB, PairwiseSession, TrimmedSession, near_table, random_table
 
 
 def decode(
@@ -38,19 +38,42 @@ def test_greedy_output_is_the_targets_own(
     assert sum((n + 1) * rounds for n, rounds in enumerate(statistics.emitted)) == length
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 30),
+    st.sampled_from([0.0, 0.5, 10.0]),
+    st.integers(1, 6),
+    st.sets(st.integers(0, VOCAB - 1), min_size=1, max_size=VOCAB - 1),
+    st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=5),
+)
+def test_greedy_output_with_a_trimmed_draft_is_the_targets_own(
+    seed: int, noise: float, lookahead: int, kept: set[int], prompt: list[int]
+) -> None:
+    table = random_table(seed)
+    draft = TrimmedSession(PairwiseSession(near_table(table, 99, noise)), np.array(sorted(kept)))
+    alone, _ = Decoder(PairwiseSession(table), None, 0).decode(DecodeRequest(prompt, 40))
+    paired, statistics = Decoder(PairwiseSession(table), draft, lookahead).decode(DecodeRequest(prompt, 40))
+    assert paired == alone
+    # Each token that the draft cannot propose is the target's own, and ends a round.
+    assert statistics.rounds >= sum(token not in kept for token in alone)
+    assert statistics.tokens == 40
+
+
 def test_a_perfect_draft_needs_the_fewest_rounds() -> None:
     _, statistics = decode(1, 0.0, 4, DecodeRequest([1], 50))
     assert statistics.rounds == 10
     assert statistics.emitted == [0, 0, 0, 0, 10]
 
 
-def test_sampled_output_has_the_targets_distribution() -> None:
+@pytest.mark.parametrize("kept", [None, [0, 2, 3, 6]])
+def test_sampled_output_has_the_targets_distribution(kept: list[int] | None) -> None:
     """The first three tokens of many runs, against the exact probabilities (chi-square)."""
     sampling = SamplingSettings(0.9, top_k=5)
     table = random_table(4)
-    draft_table = near_table(table, 5, 1.0)
+    whole = PairwiseSession(near_table(table, 5, 1.0))
     runs, counts = 6000, np.zeros((VOCAB,) * 3)
-    decoder = Decoder(PairwiseSession(table), PairwiseSession(draft_table), 2)
+    draft = whole if kept is None else TrimmedSession(whole, np.array(kept))
+    decoder = Decoder(PairwiseSession(table), draft, 2)
     for seed in range(runs):
         tokens, _ = decoder.decode(DecodeRequest([3, 1], 3, sampling, seed))
         counts[tuple(tokens)] += 1

@@ -1,0 +1,70 @@
+"""What an artifact holds of a draft, above all of one whose vocabulary is trimmed."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from autotune.artifact import Manifest, verify_artifact
+from autotune.candidate import Build, Precision
+from autotune.families import read_checkpoint
+from autotune.prepare import Workbench
+from autotune.results import Evidence, Figure, Validated
+from autotune.ship import ship
+from autotune.targets import resolve_target
+from autotune.validate import Finalist
+
+FIGURE = Figure(2.0, Evidence.MEASURED)
+
+
+@pytest.fixture
+def bench(tiny_checkpoint: Path) -> Workbench:
+    target = resolve_target(str(tiny_checkpoint))
+    config = SimpleNamespace(backend=("onnxruntime",), seed=0)
+    device = SimpleNamespace(fingerprint="a device")
+    request = SimpleNamespace(target=target, source=target, config=config, device=device)
+    return cast(Workbench, SimpleNamespace(request=request, threads=1))
+
+
+def shipped(bench: Workbench, folder: Path, draft_vocab: int | None) -> Manifest:
+    whole = bench.request.source.read_weights()
+    build = Build(replace(whole.shape, draft_vocab=draft_vocab), "tvm", Precision.FP32)
+    program = folder / "program"
+    program.mkdir()
+    (program / "program.json").write_text("{}")
+    figures: dict[str, Any] = dict.fromkeys(
+        ("tar_estimated", "tar_measured", "tokens_per_s_predicted", "tokens_per_s_measured"), FIGURE
+    )
+    speedups = {"speedup_predicted": FIGURE, "speedup_measured": FIGURE}
+    validated = Validated(build, 3, **figures, **speedups, rounds=9, burst_s=0.1, verify_s=0.1, overhead_s=0.1)
+    finalist = cast(Finalist, SimpleNamespace(program=program, whole=whole))
+    return ship(bench, (finalist, validated), folder / "artifact", {})
+
+
+def test_the_checkpoint_of_a_trimmed_draft_is_whole_and_the_manifest_says_so(bench: Workbench, tmp_path: Path) -> None:
+    manifest = shipped(bench, tmp_path, 40)
+    assert manifest.draft is not None
+    assert manifest.draft.shape.draft_vocab == 40
+    (note,) = manifest.notes
+    assert "proposes only 40 of 320 tokens" in note
+    assert "checkpoint/ holds the same draft with its whole vocabulary" in note
+    assert verify_artifact(tmp_path / "artifact") == manifest
+    whole, read = bench.request.source.read_weights(), read_checkpoint(tmp_path / "artifact" / "checkpoint")
+    assert read.shape == whole.shape
+    assert all(np.array_equal(read.arrays[name], whole.arrays[name]) for name in whole.arrays)
+
+
+def test_a_whole_draft_needs_no_note(bench: Workbench, tmp_path: Path) -> None:
+    manifest = shipped(bench, tmp_path, None)
+    assert manifest.notes == ()
+    assert manifest.draft is not None
+    assert manifest.draft.shape == bench.request.source.shape
+
+
+def test_the_verdict_not_to_speculate_ships_the_tokenizer_alone(bench: Workbench, tmp_path: Path) -> None:
+    manifest = ship(bench, None, tmp_path / "artifact", {})
+    assert (manifest.lookahead, manifest.draft, manifest.notes) == (0, None, ())
+    assert {Path(entry.path).parts[0] for entry in manifest.files} == {"tokenizer"}
