@@ -73,8 +73,8 @@ def rank_tokens(traces: Traces, vocab: int, eos_ids: Sequence[int]) -> Vocabular
 
 def check_draft_vocabularies(sizes: Sequence[int], eos_ids: Sequence[int]) -> None:
     """BadRequest if a vocabulary of one of these sizes has no room for a token beside the EOS tokens."""
-    if min(sizes) <= len(set(eos_ids)):
+    always = len(set(eos_ids))
+    if min(sizes) <= always:
         raise BadRequest(
-            f"--draft-vocab {min(sizes)}: the {len(set(eos_ids))} end-of-text tokens are always kept; "
-            f"ask for more than that"
+            f"--draft-vocab {min(sizes)}: the end-of-text tokens ({always}) are always kept; ask for at least {always + 1}"
         )

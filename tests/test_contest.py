@@ -22,7 +22,7 @@ from autotune.results import Rejected, RejectReason
 from autotune.runtime.decode import Decoder
 from autotune.runtime.session import Tokens
 from autotune.sampling import SamplingSettings
-from tests.support.sessions import VOCAB, PairwiseSession, near_table, random_table
+from tests.support.sessions import VOCAB, PairwiseSession, TrimmedSession, near_table, random_table
 
 REQUEST = ContestRequest(
     target="target",
@@ -60,6 +60,16 @@ def test_a_lossless_pair_counts_no_difference() -> None:
     assert alone.tokens_per_round == 1.0
     assert perfect.tokens_per_round == 5.0
     assert 1.0 <= poor.tokens_per_round < good.tokens_per_round < 4.0
+
+
+def test_a_trimmed_draft_counts_no_difference() -> None:
+    target = PairwiseSession(TABLE)
+    draft = TrimmedSession(PairwiseSession(TABLE), np.array([0, 1, 3, 5]))
+    result = run_contest([Decoder(target, None, 0), Decoder(target, draft, 3)], REQUEST)
+    alone, pair = result.tallies
+    assert (pair.near_ties, pair.mismatches) == (0, 0)
+    assert 1.0 <= pair.pooled().tokens_per_round < 4.0
+    assert pair.pooled().tokens == alone.pooled().tokens
 
 
 def test_statistics_are_kept_per_prompt_over_all_repeats() -> None:

@@ -95,5 +95,7 @@ def test_a_trimmed_draft_is_the_whole_one_with_fewer_rows() -> None:
 
 def test_the_eos_tokens_must_leave_room() -> None:
     check_draft_vocabularies((3, VOCAB), (0, 5))
-    with pytest.raises(BadRequest, match="--draft-vocab 2: the 2 end-of-text tokens are always kept; ask for more"):
+    with pytest.raises(
+        BadRequest, match=r"--draft-vocab 2: the end-of-text tokens \(2\) are always kept; ask for at least 3"
+    ):
         check_draft_vocabularies((2, VOCAB), (0, 5))
