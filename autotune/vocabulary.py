@@ -76,5 +76,6 @@ def check_draft_vocabularies(sizes: Sequence[int], eos_ids: Sequence[int]) -> No
     always = len(set(eos_ids))
     if min(sizes) <= always:
         raise BadRequest(
-            f"--draft-vocab {min(sizes)}: the end-of-text tokens ({always}) are always kept; ask for at least {always + 1}"
+            f"--draft-vocab {min(sizes)}: the end-of-text tokens ({always}) are always kept; "
+            f"ask for at least {always + 1}"
         )
