@@ -1,0 +1,42 @@
+"""The files of a program compiled for ONNX Runtime, and the kinds of drawing they are named after."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+MODEL_FILE = "model.onnx"
+"""One step: any number of new tokens to logits and arg-max tokens."""
+WEIGHTS_FILE = "weights.bin"
+"""The arrays of every graph."""
+MOST_NOISE = 1 - 2**-52
+"""The largest number whose product with a sum of probabilities is surely below the sum."""
+
+
+class Drawing(StrEnum):
+    """How a program chooses the tokens it drafts."""
+
+    GREEDY = "greedy"
+    TEMPERATURE = "temperature"
+    """Drawn from the softmax of logits over the temperature."""
+    FILTERED = "filtered"
+    """The same behind top-k, top-p or both; most of its work is wasted where nothing is filtered out."""
+
+
+def sampler_file(drawing: Drawing) -> str:
+    """The program that draws one token from a step's logits."""
+    return f"sampler.{drawing}.onnx"
+
+
+def burst_file(drawing: Drawing, count: int) -> str:
+    """The program of a burst of `count` steps."""
+    return f"burst.{drawing}.{count}.onnx"
+
+
+def program_files(longest_burst: int) -> Iterator[str]:
+    """Every file of a program but its description."""
+    yield MODEL_FILE
+    yield WEIGHTS_FILE
+    for drawing in Drawing:
+        if drawing is not Drawing.GREEDY:
+            yield sampler_file(drawing)
+        for count in range(1, longest_burst + 1):
+            yield burst_file(drawing, count)
