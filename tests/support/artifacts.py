@@ -11,11 +11,11 @@ from autotune.families import write_checkpoint
 from autotune.proxy.units import pick_layers
 from autotune.targets import resolve_target
 from autotune.tokenizer import tokenizer_files
-from autotune.weights import ModelWeights
+from autotune.weights import ModelWeights, TokenIds, trimmed
 
 
-def artifact_of_demo(folder: Path, layers: int = 6, lookahead: int = 3) -> Path:
-    """The demo's first layers and its last one as a draft for itself."""
+def artifact_of_demo(folder: Path, layers: int = 6, lookahead: int = 3, token_ids: TokenIds | None = None) -> Path:
+    """The demo's first layers and its last one as a draft for itself, its program trimmed to the token ids, if any."""
     target = resolve_target("demo")
     weights = target.read_weights()
     kept = pick_layers(target.shape.layers, layers)
@@ -25,12 +25,13 @@ def artifact_of_demo(folder: Path, layers: int = 6, lookahead: int = 3) -> Path:
         prefix = f"layers.{layer}."
         names = [name for name in weights.arrays if name.startswith(prefix)]
         arrays |= {f"layers.{index}.{name.removeprefix(prefix)}": weights.arrays[name] for name in names}
-    draft = ModelWeights(shape, weights.numerics, arrays)
+    whole = ModelWeights(shape, weights.numerics, arrays)
+    draft = whole if token_ids is None else trimmed(whole, token_ids)
     manifest = Manifest(
         target=TargetIdentity(target.id, target.fingerprint, target.tokenizer_fingerprint),
         lookahead=lookahead,
         lookahead_schedule=((1, 1, lookahead),),
-        draft=DraftDescription(shape, shape.parameters, "onnxruntime", Precision.FP32),
+        draft=DraftDescription(draft.shape, draft.shape.parameters, "onnxruntime", Precision.FP32),
         figures=None,
         device="cpu",
         threads=1,
@@ -42,7 +43,7 @@ def artifact_of_demo(folder: Path, layers: int = 6, lookahead: int = 3) -> Path:
         build_program(
             "onnxruntime", draft, CompileSettings(Precision.FP32, target.numerics.context_tokens), into / "draft"
         )
-        write_checkpoint(draft, into / "checkpoint", like=target.checkpoint)
+        write_checkpoint(whole, into / "checkpoint", like=target.checkpoint)
         (into / "tokenizer").mkdir()
         for path in tokenizer_files(target.checkpoint):
             shutil.copyfile(path, into / "tokenizer" / path.name)
