@@ -111,14 +111,14 @@ def _compare_heads(
     for size in HEADS[vocab]:
         # Ids spread over the vocabulary, as frequent ones are; which they are does not matter to the time.
         draft = trimmed(weights, np.linspace(0, vocab - 1, size).astype(np.int64))
-        build_program(backend, draft, settings, folder / "trimmed")
-        sessions = [open_session(folder / name, threads) for name in ("full", "trimmed")]
+        build_program(backend, draft, settings, folder / str(size))
+        sessions = [open_session(folder / name, threads) for name in ("full", str(size))]
         full_s, trimmed_s = _steps_in_turn(sessions, rounds)
         for session in sessions:
             session.close()
         del sessions, draft
         gc.collect()
-        shutil.rmtree(folder / "trimmed")
+        shutil.rmtree(folder / str(size))
         full_steps += full_s
         result[str(size)] = {
             **_bytes(replace(weights.shape, draft_vocab=size), precision),
