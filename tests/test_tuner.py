@@ -109,6 +109,14 @@ def test_the_whole_space_is_searched_without_repeats(bench: Bench) -> None:
     assert [record.build for record in result.records] == bench.evaluated
 
 
+def test_the_draft_vocabulary_is_searched_like_any_axis(bench: Bench) -> None:
+    bench.space = tiny_space(layers="1", heads="4", draft_vocab="20,60,full")  # not evenly spaced: a choice
+    bench.search()
+    assert {build.shape.draft_vocab for build in bench.evaluated} == {20, 60, None}
+    assert len(bench.evaluated) == bench.space.size == 6
+    assert bench.told() == every_lookahead(all_builds(bench.space))
+
+
 def test_seeds_come_first(bench: Bench) -> None:
     seeds = [seed.build for seed in bench.space.seeds()]
     result = bench.search(Budget(len(seeds), 60.0))
