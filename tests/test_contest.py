@@ -9,8 +9,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from autotune import contest
-from autotune.compile.sandbox import Limits, Phase
 from autotune.candidate import Precision
+from autotune.compile.sandbox import Limits, Phase
 from autotune.contest import (
     Contender,
     ContestRequest,
