@@ -9,30 +9,35 @@ call.  That is harmless for a draft, whose proposals are verified; a target must
 alternative, was as exact on trained weights, within 15 % of the speed at one token, and half as fast at nine.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
 
-from autotune.candidate import Precision
+from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import CompileSettings
+from autotune.compile.graphs.burst import burst_graph, sampler_graph
 from autotune.compile.graphs.external_data import ExternalData
 from autotune.compile.graphs.llama import GRAPH_VERSION, llama_graph
 from autotune.errors import BadRequest
+from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, Drawing, burst_file, drawings_in_bursts, sampler_file
 from autotune.ort_weights import StoredTensor, WeightsIndex
 from autotune.program import Program
 from autotune.weights import ModelWeights
 
-MODEL_FILE = "model.onnx"
-WEIGHTS_FILE = "weights.bin"
 _PRECISIONS = {
-    "cpu": frozenset({Precision.FP32, Precision.INT8}),
-    "cuda": frozenset({Precision.FP16, Precision.BF16}),
+    "cpu": frozenset({Precision.FP32, Precision.INT8, Precision.INT4}),
+    "cuda": frozenset({Precision.FP16, Precision.BF16, Precision.INT4}),
 }
 RUNTIME_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
 """Packages that provide the module `onnxruntime`; the first one installed is the one that counts."""
+
+MAX_BURST_BYTES = 32 << 20
+"""ONNX Runtime packs a copy of the weights for every step of a burst.  Together the copies must fit a processor's last
+cache: where they do not, calls, whose one copy fits, are faster (a fifth at 5 M parameters), and memory is wasted."""
+_FEWEST_STEPS = 2
 
 
 class OrtBackend:
@@ -41,7 +46,7 @@ class OrtBackend:
     name = "onnxruntime"
 
     def precisions(self, device: str) -> frozenset[Precision]:
-        """Fp32 and int8 on the CPU; on a GPU the half precisions."""
+        """Fp32, int8 and int4 on the CPU; on a GPU the half precisions, and int4 with everything else in fp16."""
         return _PRECISIONS.get(device, frozenset())
 
     def unavailable(self, device: str) -> str | None:
@@ -61,10 +66,11 @@ class OrtBackend:
         if weights.numerics.family != "llama":
             raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
         with ExternalData(folder / WEIGHTS_FILE) as data:
-            model = llama_graph(
-                weights, settings.precision, settings.capacity_tokens, data, _floats(settings.precision)
-            )
-        (folder / MODEL_FILE).write_bytes(model.SerializeToString())
+            floats = _floats(settings.precision, settings.device)
+            model = llama_graph(weights, settings.precision, settings.capacity_tokens, data, floats)
+        longest_burst = _longest_burst(weights.shape, settings)
+        for name, graph in _graphs(model, longest_burst, settings.device):
+            (folder / name).write_bytes(graph.SerializeToString())
         if settings.device == "cuda":
             _index(model, folder / WEIGHTS_FILE).write(folder)
         Program(
@@ -74,13 +80,17 @@ class OrtBackend:
             shape=weights.shape,
             numerics=weights.numerics,
             capacity_tokens=settings.capacity_tokens,
+            token_ids=None if weights.token_ids is None else tuple(weights.token_ids.tolist()),
+            longest_burst=longest_burst,
             versions=dict(self.versions()),
         ).write(folder)
 
 
-def _floats(precision: Precision) -> Precision:
-    """What is stored in floats at that precision, is stored in these."""
-    return precision if precision in (Precision.FP16, Precision.BF16) else Precision.FP32
+def _floats(precision: Precision, device: str) -> Precision:
+    """What everything but quantised matrices is stored as."""
+    if precision in (Precision.FP16, Precision.BF16):
+        return precision
+    return Precision.FP16 if device == "cuda" else Precision.FP32
 
 
 def _index(model: onnx.ModelProto, path: Path) -> WeightsIndex:
@@ -91,6 +101,27 @@ def _index(model: onnx.ModelProto, path: Path) -> WeightsIndex:
         size = (int(place["offset"]), int(place["length"]))
         tensors.append(StoredTensor(tensor.name, tensor.data_type, tuple(tensor.dims), *size))
     return WeightsIndex(tuple(tensors), path.stat().st_size)
+
+
+def _graphs(model: onnx.ModelProto, longest_burst: int, device: str) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Every graph of a program, by the name of its file."""
+    yield MODEL_FILE, model
+    for drawing in drawings_in_bursts(device):
+        if drawing is not Drawing.GREEDY and device == "cpu":
+            yield sampler_file(drawing), sampler_graph(model, drawing)
+        for count in range(1, longest_burst + 1):
+            yield burst_file(drawing, count), burst_graph(model, count, drawing)
+
+
+def _longest_burst(shape: DraftShape, settings: CompileSettings) -> int:
+    """Steps of the longest burst that is asked for and may pay; 0 if even a short one cannot.
+
+    On a GPU all programs share one copy of the weights, and starting a call is what costs most: every burst may pay.
+    """
+    if settings.device != "cpu":
+        return settings.longest_burst
+    steps = int(MAX_BURST_BYTES / (shape.decode_parameters * settings.precision.weight_bytes))
+    return min(settings.longest_burst, steps) if steps >= _FEWEST_STEPS else 0
 
 
 def _runtime_version() -> Mapping[str, str]:

@@ -14,10 +14,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from autotune.errors import ArtifactError
+from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, program_files
 from autotune.ort_weights import WeightsIndex
-from autotune.program import Program
+from autotune.program import Drafting, Program
+from autotune.runtime.ort_cuda_bursts import CudaBursts
 from autotune.runtime.ort_device import GPU, NOT_CAPTURED, Place, bind, load_provider, open_graph, upload_weights
-from autotune.runtime.ort_session import MODEL_FILE, PIECE_TOKENS, WEIGHTS_FILE
+from autotune.runtime.ort_session import MOST_GIVEN, PIECE_TOKENS
 from autotune.runtime.sampled_burst import draw_call_by_call
 from autotune.runtime.session import SampledBurst, Tokens
 from autotune.runtime.spans import check_span
@@ -49,7 +51,7 @@ class OrtCudaSession:
 
     def __init__(self, folder: Path, program: Program, threads: int):
         """threads: of no use here; the host's one thread only starts what the GPU computes."""
-        for name in (MODEL_FILE, WEIGHTS_FILE):
+        for name in program_files(program.longest_burst, program.device):
             if not (folder / name).is_file():
                 raise ArtifactError(f"{folder} is incomplete: {name} is missing; compile the draft again")
         index = WeightsIndex.read(folder)
@@ -66,6 +68,7 @@ class OrtCudaSession:
             for value in self._session.get_inputs()
             if value.name.startswith("past.")
         }
+        self._bursts = CudaBursts(folder, program, self.place, self._weights, self._cache, self._capacity)
         self._cached_tokens = 0
         self._kept: dict[tuple[str, int], _Bound] = {}
         self._graphs = 0
@@ -84,6 +87,11 @@ class OrtCudaSession:
     def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
         """`count` greedily drafted tokens; all but the last of them enter the cache behind the given ones."""
         check_span(self.program, self._cached_tokens, tokens, start, count)
+        if self._in_one_program(count):
+            given, place = self._last_given(tokens, start)
+            burst = self._bursts.greedy(given, place, count)
+            self._cached_tokens = start + len(tokens) + count - 1
+            return burst
         drafted = [int(self.greedy(tokens, start)[-1])]
         for position in range(start + len(tokens), start + len(tokens) + count - 1):
             drafted.append(int(self.greedy(drafted[-1:], position)[0]))
@@ -92,16 +100,33 @@ class OrtCudaSession:
     def sampled_burst(
         self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
     ) -> SampledBurst:
-        """`count` tokens drawn with these settings, each from one number of `noise`."""
+        """`count` tokens drawn with these settings, each from one number of `noise`; valid until the next burst."""
         check_span(self.program, self._cached_tokens, tokens, start, count)
-        return draw_call_by_call(self, tokens, start, count, settings, noise)
+        filtered = 0 < settings.top_k < self.program.shape.head_rows or settings.top_p < 1.0
+        if filtered or settings.greedy or not self._in_one_program(count):
+            return draw_call_by_call(self, tokens, start, count, settings, noise)
+        given, place = self._last_given(tokens, start)
+        burst = self._bursts.sampled(given, place, count, settings.temperature, noise)
+        self._cached_tokens = start + len(tokens) + count - 1
+        return burst
 
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""
         self._kept.clear()
+        self._bursts.close()
+        self.__dict__.pop("_session", None)
         self._cache.clear()
-        for name in ("_session", "_weights"):  # the session first: it reads the weights
-            self.__dict__.pop(name, None)
+        self._weights = {}  # the sessions read them: they go first
+
+    def _in_one_program(self, count: int) -> bool:
+        return self.drafting is Drafting.BURST and count <= self.program.longest_burst
+
+    def _last_given(self, tokens: Tokens, start: int) -> tuple[Tokens, int]:
+        """The last few of the tokens, which a burst can be given, and their place; those before enter the cache."""
+        spare = max(len(tokens) - MOST_GIVEN, 0)
+        if spare:
+            self.greedy(tokens[:spare], start)
+        return tokens[spare:], start + spare
 
     def _advance(self, output: str, tokens: Tokens, start: int) -> NDArray[Any]:
         """The named output of one call with these tokens at `start`, which become the end of the cached sequence."""

@@ -126,11 +126,28 @@ def open_graph(path: Path, place: Place, weights: Mapping[str, onnxruntime.OrtVa
     return session
 
 
+@dataclass(frozen=True)
+class Part:
+    """An element of a one-dimensional tensor, as a tensor of `shape`, which has one element."""
+
+    whole: onnxruntime.OrtValue
+    place: Place
+    index: int
+    dtype: type[np.generic]
+    shape: tuple[int, ...] = ()
+
+    @property
+    def address(self) -> int:
+        """Where in the place's memory it lies."""
+        start: int = self.whole.data_ptr()
+        return start + self.index * np.dtype(self.dtype).itemsize
+
+
+Tensors = Mapping[str, onnxruntime.OrtValue | Part]
+
+
 def bind(
-    session: onnxruntime.InferenceSession,
-    inputs: Mapping[str, onnxruntime.OrtValue],
-    outputs: Mapping[str, onnxruntime.OrtValue],
-    graph_id: int = NOT_CAPTURED,
+    session: onnxruntime.InferenceSession, inputs: Tensors, outputs: Tensors, graph_id: int = NOT_CAPTURED
 ) -> Callable[[], object]:
     """A call that runs the session from and into these tensors, and returns when the outputs are complete.
 
@@ -138,9 +155,15 @@ def bind(
     """
     binding = session.io_binding()
     for name, value in inputs.items():
-        binding.bind_ortvalue_input(name, value)
+        if isinstance(value, Part):
+            binding.bind_input(name, value.place.memory, 0, value.dtype, list(value.shape), value.address)
+        else:
+            binding.bind_ortvalue_input(name, value)
     for name, value in outputs.items():
-        binding.bind_ortvalue_output(name, value)
+        if isinstance(value, Part):
+            binding.bind_output(name, value.place.memory, 0, value.dtype, list(value.shape), value.address)
+        else:
+            binding.bind_ortvalue_output(name, value)
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph_id))
     return partial(session.run_with_iobinding, binding, options)

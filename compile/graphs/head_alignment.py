@@ -27,4 +27,4 @@ def aligned_heads(weights: ModelWeights, multiple: int) -> ModelWeights:
         for part in ("q", "k", "v"):
             arrays[f"layers.{index}.attn.{part}"] = padded(weights.layer(index, f"attn.{part}"))
         arrays[f"layers.{index}.attn.o"] = padded(weights.layer(index, "attn.o").T).T
-    return ModelWeights(replace(weights.shape, head_dim=head_dim), weights.numerics, arrays)
+    return ModelWeights(replace(weights.shape, head_dim=head_dim), weights.numerics, arrays, weights.token_ids)

@@ -14,17 +14,12 @@ from autotune.compile.ort_backend import OrtBackend
 from autotune.compile.sandbox import Limits
 from autotune.errors import BadRequest
 from autotune.results import Built, Rejected, RejectReason
-from autotune.runtime import ort_session
 from autotune.weights import ModelWeights, random_weights
 from autotune.weights_io import save_weights
 from tests.support.models import NUMERICS, tiny_weights
 
 SHAPE = DraftShape(layers=2, heads=4, kv_heads=2, head_dim=16, hidden=64, ffn=88, vocab=96)
 PRECISIONS = sorted(OrtBackend().precisions("cpu"))
-
-
-def test_builder_and_session_agree_on_file_names() -> None:
-    assert (ort_backend.MODEL_FILE, ort_backend.WEIGHTS_FILE) == (ort_session.MODEL_FILE, ort_session.WEIGHTS_FILE)
 
 
 def test_versions_name_the_packages_and_the_graph() -> None:

@@ -111,8 +111,8 @@ def test_the_public_call_gives_the_same_result(program: Path, monkeypatch: pytes
             self.bind_input = self.inner.bind_input
             self.bind_output = self.inner.bind_output
 
-    original = ort_session._open
-    monkeypatch.setattr(ort_session, "_open", lambda *args: WithoutPrivateParts(original(*args)))
+    original = ort_session.open_graph
+    monkeypatch.setattr(ort_session, "open_graph", lambda *args: WithoutPrivateParts(original(*args)))
     assert opened(program).burst([1, 2], 0, 20) == expected
 
 
