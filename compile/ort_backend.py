@@ -24,7 +24,7 @@ from autotune.compile.graphs.llama import GRAPH_VERSION, llama_graph
 from autotune.errors import BadRequest
 from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, Drawing, burst_file, drawings_in_bursts, sampler_file
 from autotune.ort_weights import StoredTensor, WeightsIndex
-from autotune.program import Program
+from autotune.program import Drafting, Program
 from autotune.weights import ModelWeights
 
 _PRECISIONS = {
@@ -82,6 +82,7 @@ class OrtBackend:
             capacity_tokens=settings.capacity_tokens,
             token_ids=None if weights.token_ids is None else tuple(weights.token_ids.tolist()),
             longest_burst=longest_burst,
+            drafting=Drafting.BURST if longest_burst and settings.device == "cuda" else Drafting.CALLS,
             versions=dict(self.versions()),
         ).write(folder)
 
