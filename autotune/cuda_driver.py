@@ -60,12 +60,23 @@ class CudaDriver:
             cuda_version=(version.value // 1000, version.value % 1000 // 10),
         )
 
+    def free_bytes(self, index: int = 0) -> int:
+        """Memory of the GPU that nobody uses now."""
+        self._enter(index)
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return free.value
+
     def copier(self, size_bytes: int, index: int = 0) -> "DeviceCopier":
         """Two blocks of device memory of that size, and the copy from one to the other."""
+        self._enter(index)
+        return DeviceCopier(self, size_bytes)
+
+    def _enter(self, index: int) -> None:
+        """Make the device's primary context this thread's current one."""
         context = ctypes.c_void_p()
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device(index))
         self._call("cuCtxSetCurrent", context)
-        return DeviceCopier(self, size_bytes)
 
     def _device(self, index: int) -> ctypes.c_int:
         device = ctypes.c_int()

@@ -137,9 +137,7 @@ def measure(
     settings = CompileSettings(precision, CAPACITY_TOKENS, kind, longest_burst=max(BURSTS))
     with tempfile.TemporaryDirectory() as name:
         built = {backend: build_program(backend, weights, settings, Path(name, backend)) for backend in asked}
-        sessions = {backend: open_session(Path(name, backend), threads=1) for backend in asked}
-        for session in sessions.values():
-            session.greedy([1] * CONTEXT_TOKENS, 0)
+        sessions, memory_bytes = opened({backend: Path(name, backend) for backend in asked})
         copier = CudaDriver().copier(read_bytes(weights.shape) // 2)
         ways: dict[str, Callable[[], object]] = {"floor": copier.copy}
         for backend, session in sessions.items():
@@ -151,6 +149,8 @@ def measure(
     floor_s = samples_s["floor"]
     return {
         "read_bytes": read_bytes(weights.shape),
+        "weight_bytes": weights.shape.weight_bytes(precision),
+        "memory_bytes": memory_bytes,
         "build_s": {backend: each.build_s for backend, each in built.items()},
         "floor_s": spread(floor_s),
         "floor_gb_per_s": read_bytes(weights.shape) / spread(floor_s)["median"] / 1e9,
@@ -161,6 +161,22 @@ def measure(
             for backend, session in sessions.items()
         },
     }
+
+
+def opened(folders: Mapping[str, Path]) -> tuple[Mapping[str, Session], Mapping[str, int]]:
+    """A session of each program behind its context, and what memory each takes once everything that is timed has run.
+
+    Sessions that hold the weights more than once would show in the latter.
+    """
+    sessions, memory_bytes, driver = {}, {}, CudaDriver()
+    for backend, folder in folders.items():
+        free_bytes = driver.free_bytes()
+        sessions[backend] = open_session(folder, threads=1)
+        sessions[backend].greedy([1] * CONTEXT_TOKENS, 0)
+        for way in ways_of(sessions[backend]).values():
+            way()
+        memory_bytes[backend] = free_bytes - driver.free_bytes()
+    return sessions, memory_bytes
 
 
 def ways_of(session: Session) -> Ways:

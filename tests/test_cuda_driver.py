@@ -36,7 +36,10 @@ def test_a_machine_without_the_driver_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_copy_reads_one_block_and_writes_the_other() -> None:
     library = FakeCuda()
-    copier = CudaDriver(library).copier(1 << 33)
+    driver = CudaDriver(library)
+    assert driver.free_bytes() == 79 << 30
+    copier = driver.copier(1 << 33)
+    assert driver.free_bytes() == 63 << 30
     first, second = library.allocated
     assert set(library.allocated.values()) == {1 << 33}
     assert library.calls.index("cuCtxSetCurrent") < library.calls.index("cuMemAlloc_v2")

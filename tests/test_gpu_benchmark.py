@@ -73,6 +73,8 @@ def test_a_shape_is_measured_against_its_floor(monkeypatch: pytest.MonkeyPatch) 
     figures = gpu.measure_shape(SHAPE, ["onnxruntime"], [Precision.FP16], 3, find_device("cuda"))["fp16"]
     assert not library.allocated
     assert len(library.copied) == 3 + gpu.WARM_UP_ROUNDS
+    assert figures["memory_bytes"] == {"onnxruntime": 0}
+    assert figures["weight_bytes"] == SHAPE.weight_bytes(Precision.FP16)
     ways = figures["onnxruntime"]
     assert set(ways) == {"step", *(f"{kind} of {count}" for kind in ("burst", "calls") for count in gpu.BURSTS)}
     for what, way in ways.items():

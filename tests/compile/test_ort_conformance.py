@@ -51,4 +51,4 @@ def gpu_missing() -> str | None:
 @pytest.mark.gpu
 @pytest.mark.skipif(gpu_missing() is not None, reason=f"needs a GPU: {gpu_missing()}")
 class TestOrtConformanceOnCuda(OnCuda):
-    pass
+    agreement = 1e-2  # unlike the CPU's, a GPU's products are summed up in another order for another width

@@ -50,6 +50,10 @@ class FakeCuda:
     def _cuDeviceTotalMem_v2(self, size: Any, device: ctypes.c_int) -> None:  # noqa: N802
         size._obj.value = 80 << 30
 
+    def _cuMemGetInfo_v2(self, free: Any, total: Any) -> None:  # noqa: N802
+        total._obj.value = 80 << 30
+        free._obj.value = (79 << 30) - sum(self.allocated.values())
+
     def _cuDriverGetVersion(self, version: Any) -> None:  # noqa: N802
         version._obj.value = 13020
 
