@@ -11,31 +11,21 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from autotune.errors import ArtifactError
 from autotune.ort_weights import WeightsIndex
+from autotune.runtime.ort_engine import LOAD_ERRORS, load, runner, session_options
 
 NOT_CAPTURED = -1
 """Graph id of calls that are run as they are."""
 REMEDY = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-
-LOAD_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 @dataclass(frozen=True)
@@ -106,21 +96,11 @@ def open_graph(path: Path, place: Place, weights: Mapping[str, onnxruntime.OrtVa
 
     weights: what `upload_weights` returned; the session reads them where they are, so they must outlive it.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options = session_options(threads=1)
     options.enable_mem_pattern = False  # patterns are learnt by runs, and allocate when a graph is to be captured
-    options.log_severity_level = 4
     for name, value in weights.items():
         options.add_initializer(name, value)
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=[(place.provider, dict(place.options))], enable_fallback=0
-        )
-    except LOAD_ERRORS as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{path.parent} cannot be loaded by ONNX Runtime: {reason}") from error
+    session = load(path, options, place.provider, dict(place.options))
     if place.provider not in session.get_providers():
         raise ArtifactError(f"ONNX Runtime cannot load its CUDA provider: {REMEDY}")
     return session
@@ -166,4 +146,4 @@ def bind(
             binding.bind_ortvalue_output(name, value)
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph_id))
-    return partial(session.run_with_iobinding, binding, options)
+    return runner(session, binding, options)
