@@ -42,6 +42,7 @@ CONTEXT_TOKENS = 512
 CAPACITY_TOKENS = 1024
 BURSTS = (1, 4, 8)
 WARM_UP_ROUNDS = 5
+HALVES = ("fp16", "bf16")
 HALF_BYTES = 2
 _DRAWN = 1 << 20
 _EXIT_NO_GPU = 2
@@ -54,19 +55,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write (default: standard output)")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--shapes", default=",".join(SHAPES))
-    parser.add_argument("--precisions", default="fp16,bf16", help="those that a compiler lacks are left out")
+    parser.add_argument("--precisions", default=",".join(HALVES), help="what a compiler lacks is left out")
     parser.add_argument("--backends", default=",".join(BACKENDS))
     parser.add_argument("--no-tests", action="store_true", help="only measure")
     arguments = parser.parse_args()
     try:
         device = find_device("cuda")
-        backends = usable(arguments.backends.split(","))
+        shapes = chosen("--shapes", arguments.shapes, tuple(SHAPES))
+        precisions = [Precision(name) for name in chosen("--precisions", arguments.precisions, HALVES)]
+        backends = usable(chosen("--backends", arguments.backends, tuple(BACKENDS)))
     except BadRequest as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_EXIT_NO_GPU)
     facts = machine() | {"gpu": device.name, "gpu_memory_bytes": device.memory_bytes, "device": device.fingerprint}
     tests = None if arguments.no_tests else run_tests()
-    precisions = [Precision(name) for name in arguments.precisions.split(",")]
     results = {
         "settings": {
             "context_tokens": CONTEXT_TOKENS,
@@ -77,13 +79,21 @@ def main() -> None:
         },
         "tests": tests,
         "shapes": {
-            name: measure_shape(SHAPES[name], backends, precisions, arguments.rounds, device)
-            for name in arguments.shapes.split(",")
+            name: measure_shape(SHAPES[name], backends, precisions, arguments.rounds, device) for name in shapes
         },
     }
     write_record("gpu", facts, results, ("numpy",), arguments.out)
     if tests is not None and tests["failed"]:
         sys.exit(1)
+
+
+def chosen(flag: str, given: str, known: Sequence[str]) -> list[str]:
+    """The names given with commas; BadRequest if one is not known."""
+    names = given.split(",")
+    for name in names:
+        if name not in known:
+            raise BadRequest(f"{flag} {name}: choose from {', '.join(known)}")
+    return names
 
 
 def usable(names: Sequence[str]) -> list[str]:

@@ -92,6 +92,12 @@ def test_failures_of_the_tests_are_named() -> None:
     assert gpu.tally(report) == {"passed": 1, "skipped": 1, "failed": ["a.bad", "b.broken"]}
 
 
+def test_unknown_names_are_refused() -> None:
+    assert gpu.chosen("--precisions", "bf16,fp16", gpu.HALVES) == ["bf16", "fp16"]
+    with pytest.raises(BadRequest, match="--precisions int4: choose from fp16, bf16"):
+        gpu.chosen("--precisions", "fp16,int4", gpu.HALVES)
+
+
 def test_backends_without_code_for_it_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Without:
         def precisions(self, device: str) -> frozenset[Precision]:
