@@ -14,7 +14,7 @@ from onnxruntime import InferenceSession, OrtValue
 
 from autotune.ort_layout import MOST_NOISE, Drawing, burst_file
 from autotune.program import Program
-from autotune.runtime.ort_device import Part, Place, bind, open_graph
+from autotune.runtime.ort_device import Given, Part, Place, bind, open_graph
 from autotune.runtime.ort_draw import MOST_COLDNESS
 from autotune.runtime.sampled_burst import over_vocabulary
 from autotune.runtime.session import Probabilities, SampledBurst, Tokens
@@ -26,8 +26,7 @@ Values = Mapping[str, OrtValue]
 class _Bound:
     """A burst program bound to its buffers for one number of steps k and of given tokens n."""
 
-    given: OrtValue
-    """`[1, n]`."""
+    given: Given
     run: Callable[[], object]
 
 
@@ -44,8 +43,7 @@ class CudaBursts:
         self._weights = weights
         self._caches = caches
         self._capacity = capacity
-        longest = program.longest_burst
-        self._last_positions = place.holding(np.zeros(longest, np.int32))
+        longest = max(program.longest_burst, 1)  # no tensor is empty
         self._tokens = place.holding(np.zeros(longest, np.int64))
         self._coldness = place.holding(np.zeros((), np.float32))
         self._noise = place.holding(np.zeros(longest, np.float64))
@@ -63,7 +61,7 @@ class CudaBursts:
     ) -> SampledBurst:
         """As `greedy`, but drawn at that temperature, each token from one number of `noise`; valid until the next."""
         self._coldness.update_inplace(np.array(min(1 / temperature, MOST_COLDNESS), np.float32))
-        padded = np.zeros(self._program.longest_burst)
+        padded = np.zeros(self._program.longest_burst)  # whole: an update replaces all of a tensor
         np.minimum(noise[:count], MOST_NOISE, out=padded[:count])
         self._noise.update_inplace(padded)
         drafted = self._run(Drawing.TEMPERATURE, tokens, start, count)
@@ -84,34 +82,36 @@ class CudaBursts:
         bound = self._bound.get((drawing, count, given))
         if bound is None:
             bound = self._bound[drawing, count, given] = self._bind(drawing, count, given)
-        bound.given.update_inplace(np.array(tokens, np.int64)[None])
-        first = start + given - 1
-        self._last_positions.update_inplace(np.arange(first, first + self._program.longest_burst, dtype=np.int32))
+        bound.given.send(tokens, start + given - 1)
         bound.run()
         drafted: list[int] = self._tokens.numpy()[:count].tolist()
         return drafted
 
-    def _bind(self, drawing: Drawing, count: int, given: int) -> _Bound:
+    def _bind(self, drawing: Drawing, count: int, tokens: int) -> _Bound:
         if (drawing, count) not in self._sessions:
             path = self._folder / burst_file(drawing, count)
             self._sessions[drawing, count] = open_graph(path, self._place, self._weights)
-        tokens = self._place.holding(np.zeros((1, given), np.int64))
-        inputs: dict[str, OrtValue | Part] = {"tokens": tokens}
+        given = Given(self._place, tokens, steps=count)
+        inputs: dict[str, OrtValue | Part] = {"tokens": given.tokens}
         inputs |= {f"past.{name}": value for name, value in self._caches.items()}
         outputs: dict[str, OrtValue | Part] = {}
         for step in range(count):
-            inputs[f"seqlens_k.{step}"] = Part(self._last_positions, self._place, step, np.int32, (1,))
+            inputs[f"seqlens_k.{step}"] = given.last_position(step)
             inputs[f"total_sequence_length.{step}"] = self._capacity
-            outputs[f"token.{step}"] = Part(self._tokens, self._place, step, np.int64, (1, 1))
+            outputs[f"token.{step}"] = self._part(self._tokens, step, np.int64, (1, 1))
             outputs |= {f"present.{name}.{step}": value for name, value in self._caches.items()}
         if drawing is Drawing.TEMPERATURE:
             inputs["coldness"] = self._coldness
             for step in range(count):
-                inputs[f"noise.{step}"] = Part(self._noise, self._place, step, np.float64)
-                outputs[f"probability.{step}"] = Part(self._probabilities, self._place, step, np.float32, (1, 1, 1))
+                inputs[f"noise.{step}"] = self._part(self._noise, step, np.float64, ())
+                outputs[f"probability.{step}"] = self._part(self._probabilities, step, np.float32, (1, 1, 1))
                 outputs[f"distribution.{step}"] = self._distribution(step)
         # Graph 0 has a meaning of its own; each number of given tokens is a graph of the session.
-        return _Bound(tokens, bind(self._sessions[drawing, count], inputs, outputs, graph_id=given))
+        return _Bound(given, bind(self._sessions[drawing, count], inputs, outputs, graph_id=tokens))
+
+    def _part(self, whole: OrtValue, step: int, dtype: type[np.generic], shape: tuple[int, ...]) -> Part:
+        """The element of a step."""
+        return Part(whole, self._place, step * np.dtype(dtype).itemsize, dtype, shape)
 
     def _distribution(self, step: int) -> OrtValue:
         """`[1, 1, head_rows]` what the token of that step is drawn from."""

@@ -18,7 +18,7 @@ from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, program_files
 from autotune.ort_weights import WeightsIndex
 from autotune.program import Drafting, Program
 from autotune.runtime.ort_cuda_bursts import CudaBursts
-from autotune.runtime.ort_device import GPU, NOT_CAPTURED, Place, bind, load_provider, open_graph, upload_weights
+from autotune.runtime.ort_device import GPU, NOT_CAPTURED, Given, Place, bind, load_provider, open_graph, upload_weights
 from autotune.runtime.ort_session import MOST_GIVEN, PIECE_TOKENS
 from autotune.runtime.sampled_burst import draw_call_by_call
 from autotune.runtime.session import SampledBurst, Tokens
@@ -37,8 +37,7 @@ _CACHE_ITEM_BYTES = 2
 class _Bound:
     """The program bound to its buffers for one number of tokens n."""
 
-    tokens: onnxruntime.OrtValue
-    """`[1, n]`."""
+    given: Given
     run: Callable[[], object]
     result: onnxruntime.OrtValue
     """What `run` writes: arg-max tokens `[1, n]` or logits `[1, n, head_rows]`."""
@@ -61,7 +60,6 @@ class OrtCudaSession:
         self.drafting = program.drafting
         self._weights = upload_weights(folder / WEIGHTS_FILE, index, self.place)
         self._session = open_graph(folder / MODEL_FILE, self.place, self._weights)
-        self._last_position = self.place.holding(np.zeros(1, np.int32))
         self._capacity = onnxruntime.OrtValue.ortvalue_from_numpy(np.array(program.capacity_tokens, np.int32))
         self._cache = {
             value.name.removeprefix("past."): self.place.zeros(value.shape, _CACHE_TYPES[value.type], _CACHE_ITEM_BYTES)
@@ -133,8 +131,7 @@ class OrtCudaSession:
         check_span(self.program, self._cached_tokens, tokens, start)
         count = len(tokens)
         bound = self._bound(output, count)
-        bound.tokens.update_inplace(np.array(tokens, np.int64)[None])
-        self._last_position.update_inplace(np.array([start + count - 1], np.int32))
+        bound.given.send(tokens, start + count - 1)
         bound.run()
         self._cached_tokens = start + count
         result: NDArray[Any] = bound.result.numpy()[0]
@@ -151,15 +148,15 @@ class OrtCudaSession:
         return bound
 
     def _bind(self, output: str, count: int) -> _Bound:
-        tokens = self.place.holding(np.zeros((1, count), np.int64))
+        given = Given(self.place, count, steps=1)
         result = self.place.holding(
             np.zeros((1, count), np.int64)
             if output == "argmax"
             else np.zeros((1, count, self.program.shape.head_rows), np.float32)
         )
         inputs = {
-            "tokens": tokens,
-            "seqlens_k": self._last_position,
+            "tokens": given.tokens,
+            "seqlens_k": given.last_position(),
             "total_sequence_length": self._capacity,
             **{f"past.{name}": value for name, value in self._cache.items()},
         }
@@ -168,4 +165,4 @@ class OrtCudaSession:
         if count <= MOST_CAPTURED_TOKENS:
             self._graphs += 1
             graph_id = self._graphs
-        return _Bound(tokens, bind(self._session, inputs, outputs, graph_id), result)
+        return _Bound(given, bind(self._session, inputs, outputs, graph_id), result)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from autotune.errors import ArtifactError
 from autotune.ort_weights import WeightsIndex
 from autotune.runtime.ort_engine import LOAD_ERRORS, load, runner, session_options
+from autotune.runtime.session import Tokens
 
 NOT_CAPTURED = -1
 """Graph id of calls that are run as they are."""
@@ -108,11 +109,11 @@ def open_graph(path: Path, place: Place, weights: Mapping[str, onnxruntime.OrtVa
 
 @dataclass(frozen=True)
 class Part:
-    """An element of a one-dimensional tensor, as a tensor of `shape`, which has one element."""
+    """A tensor that lies inside another, from a place that its type's size divides."""
 
     whole: onnxruntime.OrtValue
     place: Place
-    index: int
+    offset_bytes: int
     dtype: type[np.generic]
     shape: tuple[int, ...] = ()
 
@@ -120,7 +121,38 @@ class Part:
     def address(self) -> int:
         """Where in the place's memory it lies."""
         start: int = self.whole.data_ptr()
-        return start + self.index * np.dtype(self.dtype).itemsize
+        return start + self.offset_bytes
+
+
+class Given:
+    """What a call is given: tokens, and positions of the last token that each of its steps reads.
+
+    They lie in one block, since every transfer to the device costs as much as a small kernel.
+    """
+
+    def __init__(self, place: Place, tokens: int, steps: int):
+        self._host = np.zeros(tokens + -(-steps // 2), np.int64)
+        self._tokens = self._host[:tokens]
+        self._positions = self._host[tokens:].view(np.int32)[:steps]
+        self._steps = np.arange(steps, dtype=np.int32)
+        self._place = place
+        self._device = place.holding(self._host)
+
+    def send(self, tokens: Tokens, last_position: int) -> None:
+        """Write the tokens, and the position of the last one, to the device; every further step reads one behind."""
+        self._tokens[:] = tokens
+        np.add(self._steps, last_position, out=self._positions)
+        self._device.update_inplace(self._host)
+
+    @property
+    def tokens(self) -> Part:
+        """`[1, n]` int64."""
+        return Part(self._device, self._place, 0, np.int64, (1, len(self._tokens)))
+
+    def last_position(self, step: int = 0) -> Part:
+        """`[1]` int32."""
+        offset_bytes = self._tokens.nbytes + step * self._positions.itemsize
+        return Part(self._device, self._place, offset_bytes, np.int32, (1,))
 
 
 Tensors = Mapping[str, onnxruntime.OrtValue | Part]

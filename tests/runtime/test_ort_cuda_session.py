@@ -78,7 +78,13 @@ def test_the_cache_is_one_and_lengths_come_from_the_device(program: Path, monkey
             assert inputs[f"past.{name}"] is calls.bound[0][0][f"past.{name}"]
         assert inputs["total_sequence_length"].numpy() == CAPACITY  # read once, when a graph is captured
         assert inputs["total_sequence_length"].device_name() == "cpu"
-        assert inputs["seqlens_k"].numpy().tolist() == [2]
+    (first, _, _), (second, _, _) = calls.bound
+    for inputs, tokens, position in ((first, [1, 2], 1), (second, [3], 2)):
+        place = inputs["seqlens_k"]
+        assert place.whole is inputs["tokens"].whole  # one transfer a call
+        block = place.whole.numpy()
+        assert block[: len(tokens)].tolist() == tokens
+        assert block.view(np.int32)[place.offset_bytes // 4] == position
 
 
 def test_graphs_read_the_uploaded_weights_where_they_are(program: Path) -> None:
