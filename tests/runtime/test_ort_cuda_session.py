@@ -2,6 +2,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import CompileSettings, build_program
 from autotune.cuda_driver import CudaDriver, CudaUnavailable
 from autotune.errors import ArtifactError
-from autotune.program import Program
-from autotune.runtime import ort_cuda_session, ort_device
+from autotune.ort_layout import Drawing
+from autotune.program import Drafting, Program
+from autotune.runtime import ort_cuda_bursts, ort_cuda_session, ort_device
 from autotune.runtime.ort_cuda_session import MOST_CAPTURED_TOKENS, OrtCudaSession
-from autotune.runtime.ort_device import NOT_CAPTURED
+from autotune.runtime.ort_device import NOT_CAPTURED, Given
 from autotune.runtime.ort_session import PIECE_TOKENS
 from autotune.runtime.session import SESSIONS, open_session
+from autotune.sampling import SamplingSettings
 from tests.support.fake_cuda import FakeCuda
 from tests.support.models import tiny_weights
 from tests.support.ort_on_cpu import OrtOnCpu
@@ -41,7 +44,7 @@ def opened(folder: Path) -> OrtOnCpu:
 class Calls:
     """Stands in for `bind`, and keeps what it was asked to bind."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: ModuleType = ort_cuda_session) -> None:
         self.bound: list[tuple[Mapping[str, Any], Mapping[str, Any], int]] = []
         original = ort_device.bind
 
@@ -49,7 +52,7 @@ class Calls:
             self.bound.append((inputs, outputs, graph_id))
             return original(session, inputs, outputs, graph_id)
 
-        monkeypatch.setattr(ort_cuda_session, "bind", bind)
+        monkeypatch.setattr(module, "bind", bind)
 
 
 def test_each_narrow_call_has_a_graph_of_its_own_and_wide_ones_have_none(
@@ -92,6 +95,66 @@ def test_graphs_read_the_uploaded_weights_where_they_are(program: Path) -> None:
     assert np.abs(session.logits([1, 2, 3], 0)).max() > 0.1
     session._weights["embed"].update_inplace(np.zeros((SHAPE.vocab, SHAPE.hidden), np.float16))
     assert not session.logits([1, 2, 3], 0).any()
+
+
+@pytest.fixture(scope="module")
+def bursting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bursting")
+    settings = CompileSettings(Precision.FP16, CAPACITY, "cuda", longest_burst=3)
+    build_program("onnxruntime", tiny_weights(SHAPE), settings, folder)
+    return folder
+
+
+def test_a_burst_is_the_usual_way_to_draft_and_one_captured_call(
+    bursting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(monkeypatch, ort_cuda_bursts)
+    session = opened(bursting)
+    assert session.drafting is Drafting.BURST
+    expected = opened(bursting)
+    expected.drafting = Drafting.CALLS
+    for given in (1, 2, 1, 5):
+        tokens = list(range(10, 10 + given))
+        assert session.burst(tokens, 0, 3) == expected.burst(tokens, 0, 3)
+    assert session.burst([1], 0, 4) == expected.burst([1], 0, 4)  # longer than any program: call by call
+    assert [graph_id for _, _, graph_id in calls.bound] == [1, 2]
+    inputs, outputs, _ = calls.bound[0]
+    tokens_of = [outputs[f"token.{step}"] for step in range(3)]
+    assert len({id(part.whole) for part in tokens_of}) == 1  # fetched at once
+    assert [part.offset_bytes for part in tokens_of] == [0, 8, 16]
+    for name, value in inputs.items():
+        if name.startswith("past."):
+            assert all(outputs[f"{name.replace('past', 'present')}.{step}"] is value for step in range(3))
+
+
+def test_only_unfiltered_draws_are_one_program(bursting: Path) -> None:
+    session = opened(bursting)
+    for settings in (SamplingSettings(1.0, top_k=3), SamplingSettings(1.0, top_p=0.5), SamplingSettings()):
+        session.sampled_burst([1], 0, 2, settings, [0.3, 0.6])
+    assert not session._bursts._sessions
+    burst = session.sampled_burst([1], 0, 2, SamplingSettings(0.8), [0.3, 0.6])
+    assert list(session._bursts._sessions) == [(Drawing.TEMPERATURE, 2)]
+    with pytest.raises(IndexError):
+        burst.distribution(2)
+
+
+def test_programs_of_bursts_read_the_same_weights(bursting: Path) -> None:
+    session = opened(bursting)
+    first = session.burst([1], 0, 3)
+    session._weights["embed"].update_inplace(np.zeros((SHAPE.vocab, SHAPE.hidden), np.float16))
+    assert session.burst([1], 0, 3) == [0, 0, 0] != first  # all logits are zero now
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(1, 1), (2, 1), (1, 3), (3, 4)])
+def test_what_is_given_lies_in_one_block(tokens: int, steps: int) -> None:
+    given = Given(OrtOnCpu.place, tokens, steps)
+    given.send(list(range(7, 7 + tokens)), 40)
+    block = given.tokens.whole.numpy()
+    assert block[:tokens].tolist() == list(range(7, 7 + tokens))
+    parts = [given.last_position(step) for step in range(steps)]
+    assert [block.view(np.int32)[part.offset_bytes // 4] for part in parts] == list(range(40, 40 + steps))
+    assert all(part.address == part.whole.data_ptr() + part.offset_bytes for part in parts)
+    assert (given.tokens.shape, parts[0].shape) == ((1, tokens), (1,))
 
 
 def test_wide_calls_equal_narrow_ones(program: Path) -> None:
