@@ -140,8 +140,9 @@ class Candidate:
         """Bytes a pair needs for the draft: weights, its KV cache, and the (k+1)-wide logits of a verification."""
         shape = self.shape
         logits = (self.lookahead + 1) * shape.vocab * 4
-        cache = shape.kv_bytes_per_token * context_tokens
-        return shape.weight_bytes(self.build.precision) + cache + logits
+        precision = self.build.precision
+        cache = shape.kv_bytes_per_token * context_tokens * precision.other_bytes // 4
+        return shape.weight_bytes(precision) + cache + logits
 
     def key(self) -> str:
         """Stable content hash of everything that defines the candidate."""

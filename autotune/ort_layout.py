@@ -31,12 +31,21 @@ def burst_file(drawing: Drawing, count: int) -> str:
     return f"burst.{drawing}.{count}.onnx"
 
 
-def program_files(longest_burst: int) -> Iterator[str]:
-    """Every file of a program but its description."""
+def drawings_in_bursts(device: str) -> tuple[Drawing, ...]:
+    """How bursts as one program may draw on a kind of device.
+
+    A GPU's call cannot be captured if it branches, as filters do; what is filtered is drawn by the host there, from the
+    logits, and so is what is drawn call by call: there are no samplers.
+    """
+    return tuple(Drawing) if device == "cpu" else (Drawing.GREEDY, Drawing.TEMPERATURE)
+
+
+def program_files(longest_burst: int, device: str = "cpu") -> Iterator[str]:
+    """Every file of a program but its description (and the weights' index, for a GPU)."""
     yield MODEL_FILE
     yield WEIGHTS_FILE
-    for drawing in Drawing:
-        if drawing is not Drawing.GREEDY:
+    for drawing in drawings_in_bursts(device):
+        if drawing is not Drawing.GREEDY and device == "cpu":
             yield sampler_file(drawing)
         for count in range(1, longest_burst + 1):
             yield burst_file(drawing, count)

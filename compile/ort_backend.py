@@ -1,5 +1,8 @@
 """Compiles a decoder for ONNX Runtime: `model.onnx`, its arrays in `weights.bin`, and `program.json`.
 
+On the CPU, floats are fp32.  On a GPU they are fp16 or bf16, the only ones that ONNX Runtime's fused attention has
+there; `weights.json` then says where each array lies, since the session uploads them itself.
+
 Precision int8 stores every matrix but the embedding as int8 with one scale per output channel, and quantises
 activations at run time with one scale per *call*: logits may therefore depend, slightly, on how many tokens share a
 call.  That is harmless for a draft, whose proposals are verified; a target must be fp32.  (MatMulNBits with 8 bits, the
@@ -19,10 +22,15 @@ from autotune.compile.graphs.burst import burst_graph, sampler_graph
 from autotune.compile.graphs.external_data import ExternalData
 from autotune.compile.graphs.llama import GRAPH_VERSION, llama_graph
 from autotune.errors import BadRequest
-from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, Drawing, burst_file, sampler_file
-from autotune.program import Program
+from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, Drawing, burst_file, drawings_in_bursts, sampler_file
+from autotune.ort_weights import StoredTensor, WeightsIndex
+from autotune.program import Drafting, Program
 from autotune.weights import ModelWeights
 
+_PRECISIONS = {
+    "cpu": frozenset({Precision.FP32, Precision.INT8, Precision.INT4}),
+    "cuda": frozenset({Precision.FP16, Precision.BF16, Precision.INT4}),
+}
 RUNTIME_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
 """Packages that provide the module `onnxruntime`; the first one installed is the one that counts."""
 
@@ -33,18 +41,20 @@ _FEWEST_STEPS = 2
 
 
 class OrtBackend:
-    """ONNX Runtime on the CPU, from graphs built directly."""
+    """ONNX Runtime on the CPU and on NVIDIA's GPUs, from graphs built directly."""
 
     name = "onnxruntime"
 
     def precisions(self, device: str) -> frozenset[Precision]:
-        """Fp32, int8 and int4 on the CPU."""
-        return frozenset({Precision.FP32, Precision.INT8, Precision.INT4} if device == "cpu" else ())
+        """Fp32, int8 and int4 on the CPU; on a GPU the half precisions, and int4 with everything else in fp16."""
+        return _PRECISIONS.get(device, frozenset())
 
     def unavailable(self, device: str) -> str | None:
         """The remedy if ONNX Runtime is not installed; None if it is."""
         if find_spec("onnxruntime") is None:
             return "onnxruntime is not installed: pip install onnxruntime"
+        if device == "cuda" and RUNTIME_DISTRIBUTIONS[0] not in _runtime_version():
+            return "this onnxruntime has no CUDA provider: pip install onnxruntime-gpu in place of onnxruntime"
         return None
 
     def versions(self) -> Mapping[str, str]:
@@ -56,10 +66,13 @@ class OrtBackend:
         if weights.numerics.family != "llama":
             raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
         with ExternalData(folder / WEIGHTS_FILE) as data:
-            model = llama_graph(weights, settings.precision, settings.capacity_tokens, data)
-        longest_burst = min(settings.longest_burst, _longest_worthwhile(weights.shape, settings.precision))
-        for name, graph in _graphs(model, longest_burst):
+            floats = _floats(settings.precision, settings.device)
+            model = llama_graph(weights, settings.precision, settings.capacity_tokens, data, floats)
+        longest_burst = _longest_burst(weights.shape, settings)
+        for name, graph in _graphs(model, longest_burst, settings.device):
             (folder / name).write_bytes(graph.SerializeToString())
+        if settings.device == "cuda":
+            _index(model, folder / WEIGHTS_FILE).write(folder)
         Program(
             backend=self.name,
             device=settings.device,
@@ -69,24 +82,47 @@ class OrtBackend:
             capacity_tokens=settings.capacity_tokens,
             token_ids=None if weights.token_ids is None else tuple(weights.token_ids.tolist()),
             longest_burst=longest_burst,
+            drafting=Drafting.BURST if longest_burst and settings.device == "cuda" else Drafting.CALLS,
             versions=dict(self.versions()),
         ).write(folder)
 
 
-def _graphs(model: onnx.ModelProto, longest_burst: int) -> Iterator[tuple[str, onnx.ModelProto]]:
+def _floats(precision: Precision, device: str) -> Precision:
+    """What everything but quantised matrices is stored as."""
+    if precision in (Precision.FP16, Precision.BF16):
+        return precision
+    return Precision.FP16 if device == "cuda" else Precision.FP32
+
+
+def _index(model: onnx.ModelProto, path: Path) -> WeightsIndex:
+    """Where the graph's arrays lie in the weights file."""
+    tensors = []
+    for tensor in model.graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        size = (int(place["offset"]), int(place["length"]))
+        tensors.append(StoredTensor(tensor.name, tensor.data_type, tuple(tensor.dims), *size))
+    return WeightsIndex(tuple(tensors), path.stat().st_size)
+
+
+def _graphs(model: onnx.ModelProto, longest_burst: int, device: str) -> Iterator[tuple[str, onnx.ModelProto]]:
     """Every graph of a program, by the name of its file."""
     yield MODEL_FILE, model
-    for drawing in Drawing:
-        if drawing is not Drawing.GREEDY:
+    for drawing in drawings_in_bursts(device):
+        if drawing is not Drawing.GREEDY and device == "cpu":
             yield sampler_file(drawing), sampler_graph(model, drawing)
         for count in range(1, longest_burst + 1):
             yield burst_file(drawing, count), burst_graph(model, count, drawing)
 
 
-def _longest_worthwhile(shape: DraftShape, precision: Precision) -> int:
-    """Steps of the longest burst that may pay; 0 if even a short one cannot."""
-    steps = int(MAX_BURST_BYTES / (shape.decode_parameters * precision.weight_bytes))
-    return steps if steps >= _FEWEST_STEPS else 0
+def _longest_burst(shape: DraftShape, settings: CompileSettings) -> int:
+    """Steps of the longest burst that is asked for and may pay; 0 if even a short one cannot.
+
+    On a GPU all programs share one copy of the weights, and starting a call is what costs most: every burst may pay.
+    """
+    if settings.device != "cpu":
+        return settings.longest_burst
+    steps = int(MAX_BURST_BYTES / (shape.decode_parameters * settings.precision.weight_bytes))
+    return min(settings.longest_burst, steps) if steps >= _FEWEST_STEPS else 0
 
 
 def _runtime_version() -> Mapping[str, str]:

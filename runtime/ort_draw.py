@@ -17,7 +17,7 @@ from autotune.sampling import SamplingSettings
 
 RANKED_ROWS = 256
 """Logits that top-p sorts at first: enough, mostly, and several times faster to find than the order of all."""
-_MOST_COLDNESS = 1e30
+MOST_COLDNESS = 1e30
 
 
 class DrawBuffers:
@@ -38,7 +38,7 @@ class DrawBuffers:
 
     def set(self, settings: SamplingSettings, noise: Sequence[float]) -> Drawing:
         """Write what the programs need to know; returns the kind that draws so."""
-        self._coldness[()] = min(1 / settings.temperature, _MOST_COLDNESS)
+        self._coldness[()] = min(1 / settings.temperature, MOST_COLDNESS)
         np.minimum(noise, MOST_NOISE, out=self._noise[: len(noise)])
         limited = 0 < settings.top_k < self._rows
         if not limited and settings.top_p >= 1.0:

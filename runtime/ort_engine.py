@@ -14,7 +14,7 @@ from autotune.runtime.huge_pages import huge_pages
 
 Arrays = Mapping[str, NDArray[Any]]
 
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -27,6 +27,12 @@ _LOAD_ERRORS = (
 
 def open_graph(folder: Path, name: str, threads: int) -> onnxruntime.InferenceSession:
     """The ONNX Runtime session of a graph in a program folder; ArtifactError if it cannot be loaded."""
+    with huge_pages():
+        return load(folder / name, session_options(threads), "CPUExecutionProvider")
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Options that all sessions share."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -34,12 +40,20 @@ def open_graph(folder: Path, name: str, threads: int) -> onnxruntime.InferenceSe
     # Threads that spin while they wait steal the cores from whatever else runs, the target included.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
+    return options
+
+
+def load(
+    path: Path, options: onnxruntime.SessionOptions, provider: str, settings: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
+    """The session of a graph on a provider with these settings; ArtifactError if the graph cannot be loaded."""
     try:
-        with huge_pages():
-            return onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
-    except _LOAD_ERRORS as error:
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=[(provider, dict(settings or {}))], enable_fallback=0
+        )
+    except LOAD_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{folder} cannot be loaded by ONNX Runtime: {reason}") from error
+        raise ArtifactError(f"{path.parent} cannot be loaded by ONNX Runtime: {reason}") from error
 
 
 def bind(session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Arrays) -> Callable[[], object]:
@@ -49,8 +63,19 @@ def bind(session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Arrays)
         binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
     for name, array in outputs.items():
         binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-    # The native methods under the public ones save about 10 µs a step; where a version lacks them, the public ones do.
+    return runner(session, binding)
+
+
+def runner(
+    session: onnxruntime.InferenceSession,
+    binding: onnxruntime.IOBinding,
+    options: onnxruntime.RunOptions | None = None,
+) -> Callable[[], object]:
+    """A call that runs the binding.
+
+    The native methods under the public ones save about 10 µs a step; where a version lacks them, the public ones do.
+    """
     native_session, native_binding = getattr(session, "_sess", None), getattr(binding, "_iobinding", None)
     if native_session is None or native_binding is None:
-        return partial(session.run_with_iobinding, binding)
-    return partial(native_session.run_with_iobinding, native_binding, None)
+        return partial(session.run_with_iobinding, binding, *([options] if options else []))
+    return partial(native_session.run_with_iobinding, native_binding, options)

@@ -20,6 +20,7 @@ from autotune.runtime.ort_draw import DrawBuffers, Samplers
 from autotune.runtime.ort_engine import bind, open_graph
 from autotune.runtime.sampled_burst import draw_call_by_call
 from autotune.runtime.session import SampledBurst, Tokens
+from autotune.runtime.spans import check_span
 from autotune.sampling import SamplingSettings
 
 PIECE_TOKENS = 64
@@ -140,16 +141,7 @@ class OrtSession:
         return bound.result
 
     def _check(self, tokens: Tokens, start: int, drafted: int = 1) -> None:
-        """ValueError unless the tokens may be cached from `start` on, and drafted tokens but the last behind them."""
-        if drafted < 1:
-            raise ValueError(f"a burst drafts at least one token, not {drafted}")
-        if len(tokens) == 0:
-            raise ValueError("no tokens given")
-        if not 0 <= start <= self._cached_tokens:
-            raise ValueError(f"start {start} is not within the {self._cached_tokens} positions cached so far")
-        capacity, end = self.program.capacity_tokens, start + len(tokens) + drafted - 1
-        if end > capacity:
-            raise ValueError(f"position {end - 1} does not fit: the program was compiled for {capacity} tokens")
+        check_span(self.program, self._cached_tokens, tokens, start, drafted)
 
     def _bound(self, output: str, count: int) -> _Bound:
         """The program bound to write `output` for `count` tokens."""

@@ -29,6 +29,9 @@ def test_memory_counts_weights_cache_and_logits() -> None:
 
 
 def test_a_longer_lookahead_or_context_needs_more_memory() -> None:
+    half = candidate(precision=Precision.FP16)
+    more_context = half.memory_bytes(65) - half.memory_bytes(64)
+    assert more_context == half.shape.kv_bytes_per_token // 2
     assert candidate(5).memory_bytes(64) > candidate(4).memory_bytes(64)
     assert candidate(4).memory_bytes(65) > candidate(4).memory_bytes(64)
 

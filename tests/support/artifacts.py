@@ -14,7 +14,14 @@ from autotune.tokenizer import tokenizer_files
 from autotune.weights import ModelWeights, TokenIds, trimmed
 
 
-def artifact_of_demo(folder: Path, layers: int = 6, lookahead: int = 3, token_ids: TokenIds | None = None) -> Path:
+def artifact_of_demo(
+    folder: Path,
+    layers: int = 6,
+    lookahead: int = 3,
+    device: str = "cpu",
+    precision: Precision = Precision.FP32,
+    token_ids: TokenIds | None = None,
+) -> Path:
     """The demo's first layers and its last one as a draft for itself, its program trimmed to the token ids, if any."""
     target = resolve_target("demo")
     weights = target.read_weights()
@@ -28,21 +35,22 @@ def artifact_of_demo(folder: Path, layers: int = 6, lookahead: int = 3, token_id
     whole = ModelWeights(shape, weights.numerics, arrays)
     draft = whole if token_ids is None else trimmed(whole, token_ids)
     manifest = Manifest(
-        target=TargetIdentity(target.id, target.fingerprint, target.tokenizer_fingerprint),
+        target=TargetIdentity(
+            target.id, target.fingerprint, target.tokenizer_fingerprint, device=device, precision=precision
+        ),
         lookahead=lookahead,
         lookahead_schedule=((1, 1, lookahead),),
-        draft=DraftDescription(draft.shape, draft.shape.parameters, "onnxruntime", Precision.FP32),
+        draft=DraftDescription(draft.shape, draft.shape.parameters, "onnxruntime", precision),
         figures=None,
-        device="cpu",
+        device=device,
         threads=1,
         eos_ids=target.eos_ids,
         provenance=Provenance("2026-01-01T00:00:00+00:00", "test", 0, None, {}),
     )
 
     def fill(into: Path) -> None:
-        build_program(
-            "onnxruntime", draft, CompileSettings(Precision.FP32, target.numerics.context_tokens), into / "draft"
-        )
+        settings = CompileSettings(precision, target.numerics.context_tokens, device)
+        build_program("onnxruntime", draft, settings, into / "draft")
         write_checkpoint(whole, into / "checkpoint", like=target.checkpoint)
         (into / "tokenizer").mkdir()
         for path in tokenizer_files(target.checkpoint):

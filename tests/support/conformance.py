@@ -73,6 +73,8 @@ class BackendConformance:
     exact = Precision.FP32
     tolerance = 1e-4
     """Largest error of a logit at the precision `exact`, relative to the largest logit."""
+    agreement = 1e-4
+    """Largest difference of a probability between calls of different widths; more where activations are rounded."""
 
     @pytest.fixture(scope="class", params=SHAPES)
     @classmethod
@@ -328,11 +330,11 @@ class BackendConformance:
             expected = np.zeros(vocab)
             expected[_ids(compiled)] = distribution(logits, sampling)
             assert drawn[place].shape == (vocab,)
-            assert np.abs(drawn[place] - expected).max() < 1e-4
-            assert burst.probabilities[place] == pytest.approx(expected[token], abs=1e-4)
+            assert np.abs(drawn[place] - expected).max() < self.agreement
+            assert burst.probabilities[place] == pytest.approx(expected[token], abs=self.agreement)
             assert burst.probabilities[place] > 0
-            near = {draw_at(expected, min(max(noise[place] + shift, 0.0), 1 - 1e-12)) for shift in (-1e-4, 0.0, 1e-4)}
-            assert token in near
+            shifts = (-self.agreement, 0.0, self.agreement)
+            assert token in {draw_at(expected, min(max(noise[place] + shift, 0.0), 1 - 1e-12)) for shift in shifts}
         # All but the last token entered the cache.
         end = PROMPT + count - 1
         self.close(session.logits(burst.tokens[-1:], end), other.logits(burst.tokens[-1:], end))
