@@ -11,6 +11,8 @@ from autotune.reports.markdown import markdown
 from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts
+from autotune.results import TrialRecord
+from tests.support.figures import BUILD, screened
 
 MakeFacts = Callable[..., RunFacts]
 
@@ -97,3 +99,17 @@ def test_figure_of_a_run_with_hardly_a_candidate(make_facts: MakeFacts, builds: 
     axes = pareto_figure(make_facts(builds=builds, validated=0)).axes[0]
 
     assert any("k = 0" in text.get_text() for text in axes.texts)
+
+
+def test_screened_builds_have_a_table_of_their_own(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    assert "screened out\n" not in markdown(summarise(facts))
+    extra = [TrialRecord(40 + n, BUILD, BUILD.shape.parameters, 0.1, screened()) for n in range(30)]
+    facts = replace(facts, records=[*facts.records, *extra])
+    text = markdown(summarise(facts))
+    assert "## Builds screened out" in text
+    assert "The nearest 25 of 30 are shown." in text
+    assert "| builds screened out, not compiled | 30 |" in text
+    assert "| 40 | 2L-4H-48F-32D | onnxruntime fp32 | 4 | 3.00 | 4.000 | 10.0% |" in text
+    words = [note.get_text() for note in pareto_figure(facts).axes[0].texts]
+    assert any("3 of which have no score and no point and 30 were screened out" in note for note in words)

@@ -6,7 +6,8 @@ import pytest
 
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, Verdict
-from autotune.results import Evidence, Figure
+from autotune.results import Evidence, Figure, TrialRecord
+from tests.support.figures import BUILD, screened
 
 MakeFacts = Callable[..., RunFacts]
 
@@ -84,3 +85,22 @@ def test_unknown_numbers_are_null(make_facts: MakeFacts) -> None:
 
     assert content["baseline"]["tokens_per_s"] is None
     assert content["looping_share"] is None
+
+
+def test_screened_builds_are_counted_apart_with_their_predictions(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    extra = TrialRecord(40, BUILD, BUILD.shape.parameters, 0.1, screened())
+    before, summary = summarise(facts), summarise(replace(facts, records=[*facts.records, extra]))
+
+    assert (before.screened, before.screened_builds) == (0, ())
+    assert (summary.screened, summary.failed, summary.trials) == (1, before.failed, before.trials + 1)
+    assert summary.front == before.front
+    assert summary.best == before.best
+    assert summary.shapes_evaluated == before.shapes_evaluated
+    (build,) = json.loads(summary.to_json())["screened_builds"]
+    assert (build["trial"], build["margin"], build["builds"], build["best_lookahead"]) == (40, 0.1, 12, 4)
+    assert build["best_speedup"]["evidence"] == "estimated"
+    assert [each["rival_trial"] for each in build["forecasts"]] == [3, 3, 3, None]
+    for each in build["forecasts"]:
+        assert {each[name]["evidence"] for name in ("tar", "burst_s", "round_s")} == {"estimated"}
+        assert each["burst_s"]["interval"] == pytest.approx([0.9 * each["burst_s"]["value"], each["burst_s"]["value"]])
