@@ -64,8 +64,18 @@ def run(
     target: Target = None,
     source: Annotated[str | None, typer.Option(help="Checkpoint drafts are cut from; default: the target.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: autotune-run.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Most builds to evaluate; default: 64.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Most builds to evaluate, by compiling or screening; default: 64.")
+    ] = None,
     time_budget: Annotated[str | None, typer.Option(help="Search time, e.g. 10m; whichever ends first.")] = None,
+    screen: Annotated[
+        bool | None,
+        typer.Option(
+            "--screen/--no-screen",
+            help="Do not compile builds that would not move the Pareto front even at the optimistic end of the latency "
+            "predicted from those measured; each still counts as one of --trials. Default: --screen.",
+        ),
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Layers: low:high[:step] or a,b,c.")] = None,
     heads: Annotated[str | None, typer.Option(help="Attention heads.")] = None,
     kv_heads: Annotated[str | None, typer.Option(help="Key/value heads.")] = None,

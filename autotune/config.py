@@ -53,6 +53,8 @@ class TuneConfig(BaseModel):
     """Most builds (distinct shapes on a backend at a precision) to evaluate."""
     time_budget: Duration = 600.0
     """Seconds after which no further build is begun."""
+    screen: bool = True
+    """Whether builds that would not move the Pareto front, by the latencies measured so far, are not compiled."""
 
     layers: str | None = None
     heads: str | None = None

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from autotune.results import (
     LatencyTable,
     Measured,
     MeasureSettings,
+    Outcome,
     Rejected,
     RejectReason,
     Score,
+    Screened,
     TargetLatency,
 )
 from autotune.score import score_lookahead
@@ -31,6 +34,9 @@ from autotune.search_space.constraints import Constraints, violated
 from autotune.traces import Traces
 from autotune.weights import ModelWeights
 from autotune.weights_io import save_weights
+
+Screen = Callable[[Build, Acceptance, Sequence[int]], Screened | None]
+"""Says of a build, from its acceptance at these lookaheads, why it need not be compiled; None: compile it."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,18 @@ class Evaluator:
     work: Path
     """A scratch folder; emptied after every build."""
 
-    def evaluate(self, build: Build) -> Measured | Rejected:
-        """The build's scores for every lookahead within the constraints, or why there are none."""
+    def evaluate(self, build: Build, screen: Screen | None = None) -> Outcome:
+        """The build's scores for every lookahead within the constraints, or why there are none.
+
+        `screen` is asked after the build's acceptance is known and before it is compiled.
+        """
         allowed = [k for k in self.lookaheads if not self._violated_before(build, k)]
         if not allowed:
             broken = self._violated_before(build, self.lookaheads[0])
             return Rejected(RejectReason.CONSTRAINT, f"over the limit of {' and '.join(broken)}")
         folder = self.work / build.key()
         try:
-            return self._evaluate(build, self.estimator.weights(build.shape), allowed, folder)
+            return self._evaluate(build, self.estimator.weights(build.shape), allowed, folder, screen)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -105,10 +114,16 @@ class Evaluator:
         scores = [score_lookahead(acceptance, burst, self.target, k) for k in lookaheads]
         return [score for score in scores if not violated(self.constraints.after_measuring(score.round_s.value))]
 
-    def _evaluate(self, build: Build, weights: ModelWeights, allowed: list[int], folder: Path) -> Measured | Rejected:
+    def _evaluate(
+        self, build: Build, weights: ModelWeights, allowed: list[int], folder: Path, screen: Screen | None
+    ) -> Outcome:
         acceptance = self.acceptance(build, weights)
         if isinstance(acceptance, Rejected):
             return acceptance
+        # Where the build's latencies are known already, they belong here: no prediction is better than a measurement.
+        screened = screen(build, acceptance, allowed) if screen else None
+        if screened is not None:
+            return screened
         built = self.compile(build, weights, folder)
         if isinstance(built, Rejected):
             return built
@@ -124,8 +139,8 @@ class Evaluator:
         return violated(self.constraints.before_build(Candidate(build, lookahead)))
 
 
-def timed(evaluator: Evaluator, build: Build) -> tuple[Measured | Rejected, float]:
+def timed(evaluator: Evaluator, build: Build, screen: Screen | None = None) -> tuple[Outcome, float]:
     """The outcome of an evaluation and the wall seconds it took."""
     began = time.perf_counter()
-    outcome = evaluator.evaluate(build)
+    outcome = evaluator.evaluate(build, screen)
     return outcome, time.perf_counter() - began

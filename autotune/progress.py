@@ -21,6 +21,7 @@ class SearchStatus:
     """The fastest prediction so far; None if nothing was measured yet."""
     left_s: float
     """Seconds until the search ends, by its budget or at its present pace, whichever is sooner."""
+    screened: int = 0
 
 
 class Observer(Protocol):

@@ -172,11 +172,66 @@ class Measured:
     """One per lookahead 1 … K that satisfies the constraints."""
 
 
+@dataclass(frozen=True)
+class Rival:
+    """A point of the Pareto front as it stood when a build was screened: a trial at a lookahead."""
+
+    trial: int
+    lookahead: int
+    round_s: float
+    tokens_per_round: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a build that was not compiled would come to at a lookahead.
+
+    The intervals of the seconds reach from the optimistic to the predicted value; the pessimistic side plays no part.
+    """
+
+    lookahead: int
+    tokens_per_round: Figure
+    burst_s: Figure
+    round_s: Figure
+    rival: Rival | None
+    """A round as short and as rich as the optimistic one, up to a tolerance; None: even that breaks a limit."""
+
+    @property
+    def shortest_round_s(self) -> float:
+        """Seconds of the optimistic round."""
+        return self.round_s.value if self.round_s.low is None else self.round_s.low
+
+    @property
+    def most_tokens_per_s(self) -> float:
+        """Tokens/s of the optimistic round."""
+        return self.tokens_per_round.value / self.shortest_round_s
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A build that was not compiled, as no lookahead of it would move the front even with optimistic latencies."""
+
+    forecasts: tuple[Forecast, ...]
+    """One per lookahead that keeps the constraints known before a build."""
+    margin: float
+    """Share of the predicted burst seconds that the optimistic ones are below them."""
+    builds: int
+    """Measured builds of the same backend and precision that the prediction rests on."""
+
+    def best(self) -> Forecast:
+        """The lookahead with most optimistic tokens/s."""
+        return max(self.forecasts, key=lambda forecast: forecast.most_tokens_per_s)
+
+
 class TrialState(StrEnum):
     """How the evaluation of a build ended."""
 
     MEASURED = "measured"
     REJECTED = "rejected"
+    SCREENED = "screened"
+
+
+Outcome = Measured | Rejected | Screened
 
 
 @dataclass(frozen=True)
@@ -187,14 +242,20 @@ class TrialRecord:
     build: Build
     parameters: int
     wall_s: float
-    outcome: Measured | Rejected
+    outcome: Outcome
     params: dict[str, int | str] = field(default_factory=dict)
     """The search-space parameters it was suggested with (without the lookahead)."""
 
     @property
     def state(self) -> TrialState:
-        """Whether it has scores."""
-        return TrialState.MEASURED if isinstance(self.outcome, Measured) else TrialState.REJECTED
+        """Whether it has scores, and if not, whether it was tried at all."""
+        match self.outcome:
+            case Measured():
+                return TrialState.MEASURED
+            case Rejected():
+                return TrialState.REJECTED
+            case Screened():
+                return TrialState.SCREENED
 
     @property
     def ruled_out(self) -> bool:
@@ -203,7 +264,7 @@ class TrialRecord:
 
     @property
     def scores(self) -> Sequence[Score]:
-        """Its scores; none if it was rejected."""
+        """Its scores; none if it was rejected or screened."""
         return self.outcome.scores if isinstance(self.outcome, Measured) else ()
 
     def best(self) -> Score | None:

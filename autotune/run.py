@@ -14,6 +14,7 @@ from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, RunSummary
 from autotune.score import score_target_alone
+from autotune.screening import Screener
 from autotune.ship import ship
 from autotune.store import RunFolder
 from autotune.tuner import Budget, Search, SearchResult
@@ -48,7 +49,8 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
         except KeyboardInterrupt:
             raise Interrupted("stopped before the first trial; --resume continues the run") from None
         watcher.phase(f"Searching {request.space.size} drafts")
-        search = Search(request.space, bench.evaluator, folder, watcher, config.seed)
+        screener = Screener(bench.latency, bench.evaluator.constraints) if config.screen else None
+        search = Search(request.space, bench.evaluator, folder, watcher, config.seed, screener)
         found = search.run(Budget(config.trials, config.time_budget))
         validation, failure = None, None
         interrupted = found.interrupted

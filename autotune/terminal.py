@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from autotune.progress import SearchStatus
-from autotune.results import Rejected, Score, TrialRecord
+from autotune.results import Rejected, Score, Screened, TrialRecord
 
 _PLAIN_EVERY_S = 15.0
 """How often a plain log repeats that a phase is still under way."""
@@ -99,15 +99,25 @@ def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
     if isinstance(record.outcome, Rejected):
         detail = " ".join(record.outcome.detail.split())
         return f"{head} [red]{record.outcome.reason.value}[/]: {escape(detail)}"
-    fastest = max(record.outcome.scores, key=lambda score: score.tokens_per_s.value)
     best = f"best {describe_score(*status.best)} · " if status.best else ""
     search = f"[dim]{best}front {status.front_size} · {_clock(status.left_s)} left[/]"
+    if isinstance(record.outcome, Screened):
+        return f"{head} screened: {_forecast(record.outcome)}  {search}"
+    fastest = max(record.outcome.scores, key=lambda score: score.tokens_per_s.value)
     return f"{head} k={fastest.lookahead} {_speed(fastest)}  {search}"
 
 
 def describe_score(record: TrialRecord, score: Score) -> str:
     """A draft and its predicted speed-up in a few words."""
     return f"{record.build.shape} k={score.lookahead} {score.speedup.value:.2f}×"
+
+
+def _forecast(screened: Screened) -> str:
+    """Why a build was not compiled, in a few words: its fastest lookahead at the optimistic end of the prediction."""
+    best = screened.best()
+    why = f"no gain on trial {best.rival.trial}" if best.rival else "over the limit of round latency"
+    most = f"{best.tokens_per_round.value:.2f} tokens/round ≥ {best.shortest_round_s * 1e3:.2f} ms"
+    return f"k={best.lookahead} {most}, {why}"
 
 
 def _speed(score: Score) -> str:

@@ -21,7 +21,9 @@ from autotune.errors import BadRequest
 from autotune.evaluate import Evaluator, timed
 from autotune.pareto import pareto_front
 from autotune.progress import Observer, SearchStatus
-from autotune.results import Measured, Rejected, Score, TrialRecord
+from autotune.results import Measured, Score, Screened, TrialRecord
+from autotune.results import TrialState as Ending
+from autotune.screening import Screener
 from autotune.search_space.space import LOOKAHEAD, Params, SearchSpace
 from autotune.store import RunFolder
 
@@ -40,6 +42,7 @@ class Budget:
     """When a search ends, whichever comes first."""
 
     trials: int
+    """Builds to evaluate: those measured, failed or screened; of those a limit rules out, ten count as one."""
     time_s: float
 
 
@@ -65,14 +68,23 @@ class Search:
     """One search over a space, resumable at any point."""
 
     def __init__(
-        self, space: SearchSpace, evaluator: Evaluator, folder: RunFolder, observer: Observer, seed: int
+        self,
+        space: SearchSpace,
+        evaluator: Evaluator,
+        folder: RunFolder,
+        observer: Observer,
+        seed: int,
+        screener: Screener | None = None,
     ) -> None:
         self._space = space
         self._evaluator = evaluator
+        self._screener = screener
         self._folder = folder
         self._observer = observer
         self._records = folder.records()
         self._known = {record.build.key(): record for record in self._records}
+        if screener is not None:
+            screener.learn(self._records)
         self._random = Random(seed + len(self._records))
         self._study = _open_study(folder, seed + len(self._records), _STARTUP_BUILDS * len(space.lookahead.values))
 
@@ -116,13 +128,15 @@ class Search:
         return len(self._records) - ruled_out + ruled_out // _RULED_OUT_PER_TRIAL
 
     def _evaluate(self, candidate: Candidate) -> TrialRecord:
-        outcome, wall_s = timed(self._evaluator, candidate.build)
+        outcome, wall_s = timed(self._evaluator, candidate.build, self._screener)
         params = {name: value for name, value in self._space.params(candidate).items() if name != LOOKAHEAD}
         number, parameters = len(self._records), candidate.shape.parameters
         record = TrialRecord(number, candidate.build, parameters, wall_s, outcome, params)
         self._folder.append(record)
         self._records.append(record)
         self._known[candidate.build.key()] = record
+        if self._screener is not None:
+            self._screener.learn([record])
         return record
 
     def _catch_up(self) -> None:
@@ -200,7 +214,8 @@ class Search:
         return SearchStatus(
             evaluated=evaluated,
             planned=planned,
-            rejected=sum(isinstance(record.outcome, Rejected) for record in self._records),
+            rejected=sum(record.state is Ending.REJECTED for record in self._records),
+            screened=sum(record.state is Ending.SCREENED for record in self._records),
             front_size=len(result.front),
             best=max(result.scored, key=lambda item: item[1].tokens_per_s.value, default=None),
             left_s=min((planned - evaluated) * pace_s, max(budget.time_s - elapsed_s, 0.0)),
@@ -237,11 +252,27 @@ def _study_outcome(
 ) -> tuple[TrialState, tuple[float, float] | None, dict[str, float]]:
     """State, (round seconds, tokens per round) and constraint excesses of a build at a lookahead.
 
-    What breaks a limit is pruned and marked infeasible; what could not be built or run has failed.
+    What breaks a limit is pruned and marked infeasible; what could not be built or run has failed.  What was screened
+    is complete with its predicted values, which are about as good as measured ones: the sampler learns from them to
+    look elsewhere, where a pruned or failed trial would only be missing.  The run's own front is made from measured
+    scores alone.
     """
     score = next((score for score in record.scores if score.lookahead == lookahead), None)
     if score is not None:
         return TrialState.COMPLETE, (score.round_s.value, score.tokens_per_round.value), {"limits": 0.0}
+    if isinstance(record.outcome, Screened):
+        return _screened_outcome(record.outcome, lookahead)
     if isinstance(record.outcome, Measured) or record.ruled_out:
         return TrialState.PRUNED, None, {"limits": 1.0}
     return TrialState.FAIL, None, {}
+
+
+def _screened_outcome(
+    screened: Screened, lookahead: int
+) -> tuple[TrialState, tuple[float, float] | None, dict[str, float]]:
+    """What the study is told of a screened build; lookaheads over a limit are infeasible, as if they were measured."""
+    for forecast in screened.forecasts:
+        if forecast.lookahead == lookahead and forecast.rival is not None:
+            values = forecast.round_s.value, forecast.tokens_per_round.value
+            return TrialState.COMPLETE, values, {"limits": 0.0}
+    return TrialState.PRUNED, None, {"limits": 1.0}

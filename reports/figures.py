@@ -178,7 +178,9 @@ def _target_alone(axes: Axes, step_s: float) -> None:
 def _words(axes: Axes, facts: RunFacts, scores: Sequence[Score]) -> None:
     pointless = sum(record.state is TrialState.REJECTED for record in facts.records)
     note = f"{len(scores)} candidates of {len(facts.records)} builds"
+    screened = sum(record.state is TrialState.SCREENED for record in facts.records)
     note += f", {pointless} of which have no score and no point" if pointless else ""
+    note += f"{' and' if pointless else ','} {screened} were screened out" if screened else ""
     axes.set_title(f"Drafts for {facts.target}", loc="left", fontsize=12.5, fontweight="bold", color=_INK, pad=38)
     axes.annotate(
         f"{note}; a line joins points of equal speed-up over the target alone",

@@ -4,9 +4,18 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
-from autotune.reports.summary import DraftSummary, FailureSummary, FrontSummary, RunSummary, ShapeSummary, Verdict
+from autotune.reports.summary import (
+    DraftSummary,
+    FailureSummary,
+    FrontSummary,
+    RunSummary,
+    ScreenedSummary,
+    ShapeSummary,
+    Verdict,
+)
 
 _FRONT_ROWS = 25
+_SCREENED_ROWS = 25
 _UNKNOWN = "–"
 
 _DEFINITIONS = """\
@@ -31,6 +40,7 @@ def markdown(summary: RunSummary) -> str:
         *_decoded(summary),
         *_round_times(summary),
         *_front(summary.front),
+        *_screened(summary.screened_builds),
         *_failures(summary.failures),
         "## The run",
         _run_table(summary),
@@ -180,6 +190,45 @@ def _front(front: Sequence[FrontSummary]) -> Iterable[str]:
     )
 
 
+def _screened(screened: Sequence[ScreenedSummary]) -> Iterable[str]:
+    if not screened:
+        return
+    yield "## Builds screened out"
+    ordered = sorted(screened, key=lambda each: -_optimistic(each))
+    shown = ordered[:_SCREENED_ROWS]
+    rest = "" if len(shown) == len(ordered) else f" The nearest {len(shown)} of {len(ordered)} are shown."
+    yield (
+        "Builds that were not compiled: their tokens per round were estimated as everyone's, and their burst times "
+        "predicted from those measured before. Even with every burst faster by the margin, none would have been the "
+        "fastest, and each lookahead had a rival on the front whose round was about as short and as rich. Every figure "
+        f"is {shown[0].best_speedup.evidence}; a row shows the fastest lookahead, `summary.json` has all.{rest}"
+    )
+    yield _table(
+        ["trial", "draft", "program", "k", "TAR", "burst (ms)", "margin", "speed-up, at best", "rival: trial"],
+        [_screened_row(each) for each in shown],
+    )
+
+
+def _screened_row(each: ScreenedSummary) -> list[str]:
+    best = next(forecast for forecast in each.forecasts if forecast.lookahead == each.best_lookahead)
+    return [
+        str(each.trial),
+        each.name,
+        f"{each.backend} {each.precision}",
+        str(each.best_lookahead),
+        _number(best.tar.value, best.tar.interval, 2),
+        _number(None if best.burst_s.value is None else 1e3 * best.burst_s.value, None, 3),
+        f"{each.margin:.1%}",
+        _times(_optimistic(each), None),
+        "over a limit" if best.rival_trial is None else f"{best.rival_trial}, k = {best.rival_lookahead}",
+    ]
+
+
+def _optimistic(each: ScreenedSummary) -> float:
+    """Speed-up of the fastest lookahead if every burst were faster by the margin."""
+    return each.best_speedup.interval[1] if each.best_speedup.interval else 0.0
+
+
 def _failures(failures: Sequence[FailureSummary]) -> Iterable[str]:
     if failures:
         yield "## Builds without a score"
@@ -202,6 +251,7 @@ def _run_table(summary: RunSummary) -> str:
         ],
         ["shapes evaluated", str(summary.shapes_evaluated)],
         ["trials", str(summary.trials)],
+        ["builds screened out, not compiled", str(summary.screened)],
         ["builds that failed", str(summary.failed)],
         ["builds ruled out by limits", str(summary.ruled_out)],
         ["wall time", f"{summary.wall_s:.0f} s"],

@@ -7,16 +7,18 @@ from autotune.reports.summary import (
     DraftSummary,
     FailureSummary,
     FigureSummary,
+    ForecastSummary,
     FrontSummary,
     RoundSummary,
     RunFacts,
     RunSummary,
+    ScreenedSummary,
     ShapeSummary,
     SpeedSummary,
     TarSummary,
     Verdict,
 )
-from autotune.results import Figure, Rejected, Score, TrialRecord, TrialState, Validated
+from autotune.results import Figure, Forecast, Rejected, Score, Screened, TrialRecord, TrialState, Validated
 
 _STDERR_LINES = 20
 
@@ -25,6 +27,11 @@ def summarise(facts: RunFacts) -> RunSummary:
     """The report's content of a run."""
     measured = [record for record in facts.records if record.state is TrialState.MEASURED]
     ruled_out = sum(record.ruled_out for record in facts.records)
+    screened = tuple(
+        _screened(record, record.outcome, facts.latency.step_s)
+        for record in facts.records
+        if isinstance(record.outcome, Screened)
+    )
     verdict = _verdict(facts)
     return RunSummary(
         schema_version=SCHEMA_VERSION,
@@ -41,9 +48,11 @@ def summarise(facts: RunFacts) -> RunSummary:
         front=tuple(_front(record, score) for record, score in facts.front),
         validated=tuple(_validated(draft) for draft in facts.validated),
         failures=tuple(_failure(record) for record in facts.records if record.state is TrialState.REJECTED),
+        screened_builds=screened,
         shapes_evaluated=len({record.build.shape for record in measured}),
         trials=len(facts.records),
-        failed=len(facts.records) - len(measured) - ruled_out,
+        screened=len(screened),
+        failed=len(facts.records) - len(measured) - len(screened) - ruled_out,
         ruled_out=ruled_out,
         wall_s=facts.wall_s,
         overhead_s=facts.latency.overhead_s,
@@ -194,6 +203,35 @@ def _failure(record: TrialRecord) -> FailureSummary:
     assert isinstance(record.outcome, Rejected)
     stderr = "\n".join(record.outcome.stderr.splitlines()[-_STDERR_LINES:])
     return FailureSummary(record.number, str(record.build), record.outcome.reason.value, record.outcome.detail, stderr)
+
+
+def _screened(record: TrialRecord, screened: Screened, step_s: float) -> ScreenedSummary:
+    best = screened.best()
+    speedup = best.tokens_per_round.value * step_s / best.round_s.value
+    return ScreenedSummary(
+        trial=record.number,
+        name=str(record.build.shape),
+        backend=record.build.backend,
+        precision=record.build.precision.value,
+        parameters=record.parameters,
+        margin=screened.margin,
+        builds=screened.builds,
+        best_speedup=FigureSummary(speedup, best.round_s.evidence.value, (speedup, best.most_tokens_per_s * step_s)),
+        best_lookahead=best.lookahead,
+        forecasts=tuple(_forecast(forecast) for forecast in screened.forecasts),
+    )
+
+
+def _forecast(forecast: Forecast) -> ForecastSummary:
+    rival = forecast.rival
+    return ForecastSummary(
+        lookahead=forecast.lookahead,
+        tar=_figure(forecast.tokens_per_round),
+        burst_s=_figure(forecast.burst_s),
+        round_s=_figure(forecast.round_s),
+        rival_trial=rival.trial if rival else None,
+        rival_lookahead=rival.lookahead if rival else None,
+    )
 
 
 def _shape(shape: DraftShape) -> ShapeSummary:

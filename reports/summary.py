@@ -170,6 +170,38 @@ class FailureSummary:
 
 
 @dataclass(frozen=True)
+class ForecastSummary:
+    """What a screened build was predicted to come to at a lookahead; the interval's low end is the optimistic one."""
+
+    lookahead: int
+    tar: FigureSummary
+    burst_s: FigureSummary
+    round_s: FigureSummary
+    rival_trial: int | None
+    """Trial of the front whose round is as short and as rich, up to a tolerance; null: over the limit of latency."""
+    rival_lookahead: int | None
+
+
+@dataclass(frozen=True)
+class ScreenedSummary:
+    """A build that was not compiled, since the cost model's optimistic latencies would not have moved the front."""
+
+    trial: int
+    name: str
+    backend: str
+    precision: str
+    parameters: int
+    margin: float
+    """Share of the predicted burst seconds that the optimistic ones are below them."""
+    builds: int
+    """Measured builds of the same backend and precision that the prediction rests on."""
+    best_speedup: FigureSummary
+    """Predicted at its fastest lookahead; the interval's high end is the optimistic one."""
+    best_lookahead: int
+    forecasts: tuple[ForecastSummary, ...]
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The content of a report; the field names are the keys of `summary.json`."""
 
@@ -185,10 +217,13 @@ class RunSummary:
     front: tuple[FrontSummary, ...]
     validated: tuple[DraftSummary, ...]
     failures: tuple[FailureSummary, ...]
+    screened_builds: tuple[ScreenedSummary, ...]
     shapes_evaluated: int
     """Distinct shapes with a score, whatever the backend and precision; trimmed heads make other shapes."""
     trials: int
-    """Builds evaluated; each gives a score for every lookahead."""
+    """Builds evaluated; each that was measured gives a score for every lookahead."""
+    screened: int
+    """Builds not compiled, since by the cost model none of their lookaheads would have moved the front."""
     failed: int
     ruled_out: int
     """Builds that a limit of the user's left without a score; not counted as failed."""

@@ -10,12 +10,12 @@ from autotune.candidate import Build, DraftShape, Precision
 from autotune.compile.base import load_backend
 from autotune.compile.sandbox import Limits
 from autotune.evaluate import Evaluator, WorkerLimits
-from autotune.results import Measured, MeasureSettings, Rejected, RejectReason
+from autotune.results import Acceptance, Measured, MeasureSettings, Rejected, RejectReason
 from autotune.sampling import SamplingSettings
 from autotune.search_space.constraints import Constraints
 from autotune.traces import Trace, Traces
 from autotune.weights import ModelWeights
-from tests.support.figures import SHAPE, target_latency
+from tests.support.figures import SHAPE, screened, target_latency
 from tests.support.models import NUMERICS, tiny_weights
 
 FP32 = Build(SHAPE, "onnxruntime", Precision.FP32)
@@ -130,3 +130,17 @@ def test_lookaheads_over_the_latency_limit_have_no_score(evaluator: Evaluator) -
     assert [score.lookahead for score in outcome.scores] == [1, 2]
     limited = replace(evaluator, constraints=replace(evaluator.constraints, max_round_s=0.001))
     assert rejected(limited).reason is RejectReason.CONSTRAINT
+
+
+def test_a_screened_build_is_not_compiled(evaluator: Evaluator) -> None:
+    asked: list[tuple[Build, Acceptance, list[int]]] = []
+    unable = replace(evaluator, limits=WorkerLimits(Limits(0.0), Limits(0.0)))
+    outcome = unable.evaluate(FP32, lambda *about: asked.append(about) or screened())  # type: ignore[func-returns-value]
+    assert outcome == screened()
+    ((build, acceptance, lookaheads),) = asked
+    assert (build, lookaheads) == (FP32, [1, 2, 4])
+    assert acceptance.tokens == (10, 10, 10)
+
+
+def test_a_build_that_is_not_screened_is_compiled(evaluator: Evaluator) -> None:
+    assert isinstance(evaluator.evaluate(FP32, lambda *about: None), Measured)

@@ -24,8 +24,10 @@ FIGURE = Figure(2.0, Evidence.MEASURED)
 def bench(tiny_checkpoint: Path) -> Workbench:
     target = resolve_target(str(tiny_checkpoint))
     config = SimpleNamespace(backend=("onnxruntime",), seed=0)
-    device = SimpleNamespace(fingerprint="a device")
-    request = SimpleNamespace(target=target, source=target, config=config, device=device)
+    device = SimpleNamespace(kind="cpu", fingerprint="a device")
+    request = SimpleNamespace(
+        target=target, source=target, config=config, device=device, target_precision=Precision.FP32
+    )
     return cast(Workbench, SimpleNamespace(request=request, threads=1))
 
 

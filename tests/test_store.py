@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autotune.errors import AutotuneError, BadRequest
 from autotune.results import Rejected, RejectReason, TrialRecord
 from autotune.store import RunFolder
-from tests.support.figures import BUILD, measured, record, target_latency
+from tests.support.figures import BUILD, measured, record, screened, target_latency
 
 IDENTITY = {"target": "demo", "layers": "1:8", "seed": 0, "precision": ["fp32", "int8"], "max_memory": None}
 
@@ -180,13 +180,15 @@ REJECTED = Rejected(RejectReason.BUILD_ERROR, "no such\noperator [/b]", "Traceba
 
 def test_records_come_back_as_they_went(tmp_path: Path) -> None:
     records = [record(0, measured(0.8, 0.001)), record(1, REJECTED), record(2, measured(0.1, 1e-7))]
+    records.append(record(3, screened()))
     with opened(tmp_path) as folder:
         for each in records:
             folder.append(each)
         assert folder.records() == records
     with opened(tmp_path, resume=True) as folder:
         assert folder.records() == records
-    assert (tmp_path / "trials.jsonl").read_bytes().count(b"\n") == 3
+    assert (tmp_path / "trials.jsonl").read_bytes().count(b"\n") == 4
+    assert [each.state for each in records] == ["measured", "rejected", "measured", "screened"]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

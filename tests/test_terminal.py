@@ -7,9 +7,9 @@ from rich.console import Console
 
 from autotune import terminal
 from autotune.progress import SearchStatus
-from autotune.results import Measured, Rejected, RejectReason
+from autotune.results import Outcome, Rejected, RejectReason
 from autotune.terminal import TerminalObserver, describe_score
-from tests.support.figures import measured, record
+from tests.support.figures import measured, record, screened
 
 BEST = record(3, measured(0.8, 0.001))
 STATUS = SearchStatus(evaluated=7, planned=48, rejected=1, front_size=4, best=(BEST, BEST.scores[0]), left_s=83.4)
@@ -32,7 +32,7 @@ def screen() -> Screen:
     return Screen()
 
 
-def shown(screen: Screen, outcome: Measured | Rejected, status: SearchStatus = STATUS) -> str:
+def shown(screen: Screen, outcome: Outcome, status: SearchStatus = STATUS) -> str:
     with TerminalObserver(screen.console) as observer:
         observer.trial(record(6, outcome), status)
     (line,) = screen.lines
@@ -52,6 +52,15 @@ def test_a_rejected_trial_is_one_line_with_its_reason(screen: Screen) -> None:
     detail = "[ONNXRuntimeError] : 1 : FAIL : Load model failed:\n  no kernel for [/bold] " + "x" * 100
     line = shown(screen, Rejected(RejectReason.BUILD_ERROR, detail, "stderr"))
     assert line == f"   7/48 {'2L-4H-48F-32D':<22} fp32 onnxruntime build-error: {' '.join(detail.split())}"
+
+
+def test_a_screened_trial_is_one_line_with_its_optimistic_round(screen: Screen) -> None:
+    line = shown(screen, screened())
+    assert "onnxruntime screened: k=4 3.00 tokens/round ≥ 17.60 ms, over the limit of round latency" in line
+    assert line.endswith("front 4 · 1:23 left")
+    outcome = screened()
+    line = shown(Screen(), replace(outcome, forecasts=outcome.forecasts[:3]))
+    assert "screened: k=3 2.50 tokens/round ≥ 15.70 ms, no gain on trial 3" in line
 
 
 def test_the_first_trial_may_have_no_best(screen: Screen) -> None:

@@ -14,12 +14,16 @@ from optuna.trial import TrialState
 from autotune import tuner
 from autotune.candidate import Build
 from autotune.errors import BadRequest
-from autotune.results import Measured, Rejected, RejectReason
+from autotune.results import Measured, Rejected, RejectReason, TrialRecord
+from autotune.results import TrialState as Ending
+from autotune.screening import Screener
+from autotune.search_space.constraints import Constraints
 from autotune.search_space.space import SearchSpace
 from autotune.store import RunFolder
 from autotune.tuner import Budget, Search, SearchResult
 from tests.support import evaluators
 from tests.support.evaluators import LOOKAHEADS, FakeEvaluator, Outcome, SilentObserver, outcome_of, tiny_space
+from tests.support.figures import screened, target_latency
 from tests.support.spaces import all_builds
 
 AXES = ("layers", "heads", "ffn", "hidden", "draft-vocab")
@@ -43,11 +47,13 @@ class Bench:
         budget: Budget = PLENTY,
         before: Callable[[int, Build], Outcome | None] = lambda n, build: None,
         seed: int = 0,
+        screen: bool = False,
     ) -> SearchResult:
         evaluator = FakeEvaluator(before)
+        screener = Screener(target_latency(LOOKAHEADS), Constraints(context_tokens=64)) if screen else None
         try:
             with RunFolder.open(self.path, {}, resume=True) as folder:
-                result = Search(self.space, evaluator, folder, self.observer, seed).run(budget)
+                result = Search(self.space, evaluator, folder, self.observer, seed, screener).run(budget)
                 assert folder.records() == result.records
         finally:
             self.evaluated += evaluator.builds
@@ -365,3 +371,38 @@ def test_a_damaged_study_is_refused_in_one_line(sqlite_bench: Bench) -> None:
     assert "\n" not in str(caught.value)
     study.unlink()
     assert len(sqlite_bench.search(Budget(2, 60.0)).records) == 2
+
+
+def screened_in(records: list[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if record.state is Ending.SCREENED]
+
+
+def test_a_screened_build_is_complete_with_its_prediction_and_counts_as_a_trial(bench: Bench) -> None:
+    result = bench.search(Budget(3, 60.0), lambda n, build: screened(3) if n == 2 else None)
+    assert len(result.records) == 3
+    (record,) = screened_in(result.records)
+    assert record not in [each for each, _ in result.scored]
+    assert bench.observer.statuses[-1].screened == 1
+    assert bench.observer.statuses[-1].rejected == 0
+    told = [trial for trial in bench.trials if trial.user_attrs.get("build") == record.build.key()]
+    states = {trial.params["lookahead"]: trial.state for trial in told}
+    assert states == {1: TrialState.COMPLETE, 2: TrialState.COMPLETE, 3: TrialState.PRUNED}
+    values = {trial.params["lookahead"]: trial.values for trial in told}
+    assert values[1] == pytest.approx([0.012, 1.5])
+    before = len(bench.trials)
+    bench.search(Budget(3, 60.0))
+    assert len(bench.trials) == before
+
+
+def test_a_resumed_search_screens_by_what_was_measured_before(bench: Bench) -> None:
+    first = bench.search(Budget(7, 60.0), screen=True)
+    resumed = bench.search(screen=True)
+    assert len(resumed.records) == bench.space.size
+    assert max(Counter(keys(bench.evaluated)).values()) == 1
+    again = Screener(target_latency(LOOKAHEADS), Constraints(context_tokens=64))
+    for record in resumed.records:
+        outcome = outcome_of(record.build)
+        judged = again(record.build, outcome.acceptance, range(1, LOOKAHEADS + 1))
+        assert record.outcome == (judged or outcome)
+        again.learn([record])
+    assert resumed.records[:7] == first.records

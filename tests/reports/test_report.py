@@ -11,6 +11,8 @@ from autotune.reports.markdown import markdown
 from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts
+from autotune.results import TrialRecord
+from tests.support.figures import BUILD, screened
 
 MakeFacts = Callable[..., RunFacts]
 
@@ -114,3 +116,17 @@ def test_a_trimmed_vocabulary_is_shown_and_explained(make_facts: MakeFacts) -> N
     assert "`checkpoint/`, for other engines, has the whole vocabulary" in text
     assert "* **…V** at the end of a draft's name: a trimmed vocabulary" in text
     assert any("512V" in words.get_text() for words in pareto_figure(facts).axes[0].texts)
+
+
+def test_screened_builds_have_a_table_of_their_own(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    assert "screened out\n" not in markdown(summarise(facts))
+    extra = [TrialRecord(40 + n, BUILD, BUILD.shape.parameters, 0.1, screened()) for n in range(30)]
+    facts = replace(facts, records=[*facts.records, *extra])
+    text = markdown(summarise(facts))
+    assert "## Builds screened out" in text
+    assert "The nearest 25 of 30 are shown." in text
+    assert "| builds screened out, not compiled | 30 |" in text
+    assert "| 40 | 2L-4H-48F-32D | onnxruntime fp32 | 4 | 3.00 | 4.000 | 10.0% |" in text
+    words = [note.get_text() for note in pareto_figure(facts).axes[0].texts]
+    assert any("3 of which have no score and no point and 30 were screened out" in note for note in words)

@@ -6,7 +6,8 @@ import pytest
 
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, Verdict
-from autotune.results import Evidence, Figure
+from autotune.results import Evidence, Figure, TrialRecord
+from tests.support.figures import BUILD, screened
 
 SHAPE_KEYS = {"layers", "heads", "kv_heads", "head_dim", "hidden", "ffn", "draft_vocab"}
 MakeFacts = Callable[..., RunFacts]
@@ -93,3 +94,22 @@ def test_a_trimmed_head_makes_another_shape(make_facts: MakeFacts) -> None:
     trimmed = replace(facts.records[0], build=replace(build, shape=replace(build.shape, draft_vocab=512)))
     whole, both = (summarise(replace(facts, records=records)) for records in (facts.records, [*facts.records, trimmed]))
     assert both.shapes_evaluated == whole.shapes_evaluated + 1
+
+
+def test_screened_builds_are_counted_apart_with_their_predictions(make_facts: MakeFacts) -> None:
+    facts = make_facts()
+    extra = TrialRecord(40, BUILD, BUILD.shape.parameters, 0.1, screened())
+    before, summary = summarise(facts), summarise(replace(facts, records=[*facts.records, extra]))
+
+    assert (before.screened, before.screened_builds) == (0, ())
+    assert (summary.screened, summary.failed, summary.trials) == (1, before.failed, before.trials + 1)
+    assert summary.front == before.front
+    assert summary.best == before.best
+    assert summary.shapes_evaluated == before.shapes_evaluated
+    (build,) = json.loads(summary.to_json())["screened_builds"]
+    assert (build["trial"], build["margin"], build["builds"], build["best_lookahead"]) == (40, 0.1, 12, 4)
+    assert build["best_speedup"]["evidence"] == "estimated"
+    assert [each["rival_trial"] for each in build["forecasts"]] == [3, 3, 3, None]
+    for each in build["forecasts"]:
+        assert {each[name]["evidence"] for name in ("tar", "burst_s", "round_s")} == {"estimated"}
+        assert each["burst_s"]["interval"] == pytest.approx([0.9 * each["burst_s"]["value"], each["burst_s"]["value"]])

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autotune.candidate import Build, DraftShape, Precision
-from autotune.results import Measured, Rejected
+from autotune.evaluate import Screen
+from autotune.results import Measured, Rejected, Screened
 from autotune.search_space.space import Ranges, SearchSpace, make_space
 from autotune.store import RunFolder
 from autotune.tuner import Budget, Search
@@ -16,7 +17,7 @@ from tests.support.figures import measured
 SOURCE = DraftShape(layers=3, heads=4, kv_heads=2, head_dim=8, hidden=32, ffn=96, vocab=100)
 LOOKAHEADS = 3
 
-Outcome = Measured | Rejected
+Outcome = Measured | Rejected | Screened
 
 
 def tiny_space(**ranges: str) -> SearchSpace:
@@ -30,11 +31,20 @@ class FakeEvaluator:
 
     def __init__(self, before: Callable[[int, Build], Outcome | None] = lambda n, build: None) -> None:
         self.builds: list[Build] = []
+        self.compiled: list[Build] = []
         self._before = before
 
-    def evaluate(self, build: Build) -> Outcome:
+    def evaluate(self, build: Build, screen: Screen | None = None) -> Outcome:
         self.builds.append(build)
-        return self._before(len(self.builds), build) or outcome_of(build)
+        interfering = self._before(len(self.builds), build)
+        if interfering is not None:
+            return interfering
+        outcome = outcome_of(build)
+        screened = screen(build, outcome.acceptance, range(1, LOOKAHEADS + 1)) if screen else None
+        if screened is not None:
+            return screened
+        self.compiled.append(build)
+        return outcome
 
 
 def outcome_of(build: Build) -> Measured:

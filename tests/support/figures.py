@@ -3,11 +3,16 @@
 from autotune.candidate import Build, DraftShape, Precision
 from autotune.results import (
     Acceptance,
+    Evidence,
+    Figure,
+    Forecast,
     LatencyTable,
     Measured,
     MeasureSettings,
-    Rejected,
+    Outcome,
+    Rival,
     Score,
+    Screened,
     TargetLatency,
     TrialRecord,
 )
@@ -46,13 +51,29 @@ def measured(kept: float, step_s: float, lookaheads: int = 4) -> Measured:
     return Measured(acceptance, burst, 0.5, scores(acceptance, burst, lookaheads))
 
 
+def screened(lookaheads: int = 4) -> Screened:
+    """A build that was not compiled, beaten at every lookahead but the last, which is over a limit."""
+
+    def forecast(k: int) -> Forecast:
+        round_s = 0.010 + 0.002 * k
+        return Forecast(
+            lookahead=k,
+            tokens_per_round=Figure(1 + 0.5 * k, Evidence.ESTIMATED),
+            burst_s=Figure(0.001 * k, Evidence.ESTIMATED, 0.0009 * k, 0.001 * k),
+            round_s=Figure(round_s, Evidence.ESTIMATED, round_s - 0.0001 * k, round_s),
+            rival=Rival(3, k, round_s - 0.0002 * k, 2.0 + 0.5 * k) if k < lookaheads else None,
+        )
+
+    return Screened(tuple(forecast(k) for k in range(1, lookaheads + 1)), margin=0.1, builds=12)
+
+
 def scores(acceptance: Acceptance, burst: LatencyTable, lookaheads: int) -> tuple[Score, ...]:
     """Scores of 1 … `lookaheads` beside the target of `target_latency`."""
     target = target_latency(lookaheads)
     return tuple(score_lookahead(acceptance, burst, target, k) for k in range(1, lookaheads + 1))
 
 
-def record(number: int, outcome: Measured | Rejected, build: Build = BUILD) -> TrialRecord:
+def record(number: int, outcome: Outcome, build: Build = BUILD) -> TrialRecord:
     """A record of that outcome."""
     params: dict[str, int | str] = {"layers": build.shape.layers, "heads": "4/4", "precision": build.precision.value}
     return TrialRecord(number, build, build.shape.parameters, 1.5, outcome, params)

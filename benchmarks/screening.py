@@ -1,0 +1,236 @@
+"""What screening saves, and that it leaves the Pareto front as it is: the same searches with and without it.
+
+    python -m benchmarks.screening [--out FILE] [--seeds 5] [--trials 64] [--measured FILE]
+
+Each distinct build is really compiled and measured once, then both searches of every seed are played over these same
+measurements, so that they differ by what was screened and by nothing else.  `search` compares two searches whose
+samplers go their own ways; `same_builds` screens the builds of the unscreened search in its own order, which leaves the
+sampler out of it.  `hypervolume_ratio` is the area under the final front (tokens per round above 1, seconds below 1.1
+times the longest round of the unscreened front) with screening, over that without.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from autotune.cache import content_key
+from autotune.candidate import Build
+from autotune.config import make_config
+from autotune.evaluate import Evaluator, Screen
+from autotune.pareto import hypervolume, pareto_front
+from autotune.prepare import Workbench, prepare, resolve
+from autotune.progress import LoggingObserver
+from autotune.results import Acceptance, Measured, Outcome, Rejected, Score, Screened, TrialRecord
+from autotune.screening import Screener
+from autotune.store import RunFolder
+from autotune.tuner import Budget, Search, SearchResult
+from benchmarks.record import machine, spread, write_record
+
+NO_TIME_LIMIT_S = 1e9
+REFERENCE = 1.1
+"""The reference point's round, in longest rounds of the unscreened front."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A build's outcome, and the seconds its acceptance and the rest of it took when it was really evaluated."""
+
+    key: str
+    outcome: Measured | Rejected
+    acceptance_s: float
+    build_and_measure_s: float
+
+
+_KNOWN = TypeAdapter(Known)
+
+
+class Replay:
+    """An evaluator that evaluates every build once and remembers; with a file, for another process too."""
+
+    def __init__(self, evaluator: Evaluator, identity: object, file: Path | None) -> None:
+        self._evaluator = evaluator
+        self._identity = content_key(identity)
+        self._file = file
+        lines = file.read_text().splitlines() if file is not None and file.exists() else []
+        self._known = {known.key: known for known in map(_KNOWN.validate_json, lines)}
+        self._acceptances: dict[str, tuple[Acceptance | Rejected, float]] = {}
+
+    def evaluate(self, build: Build, screen: Screen | None = None) -> Outcome:
+        """As `Evaluator.evaluate` with no constraints: acceptance, screening, then the rest."""
+        acceptance, _ = self.acceptance(build)
+        if isinstance(acceptance, Rejected):
+            return acceptance
+        screened = screen(build, acceptance, self._evaluator.lookaheads) if screen else None
+        return screened or self.known(build).outcome
+
+    def acceptance(self, build: Build) -> tuple[Acceptance | Rejected, float]:
+        """The build's acceptance and the seconds it took."""
+        known = self._known.get(self._key(build))
+        if known is not None and isinstance(known.outcome, Measured):
+            return known.outcome.acceptance, known.acceptance_s
+        if build.key() not in self._acceptances:
+            began = time.perf_counter()
+            acceptance = self._evaluator.acceptance(build, self._evaluator.estimator.weights(build.shape))
+            self._acceptances[build.key()] = acceptance, time.perf_counter() - began
+        return self._acceptances[build.key()]
+
+    def known(self, build: Build) -> Known:
+        """What the build comes to; evaluated now if it never was."""
+        key = self._key(build)
+        if key not in self._known:
+            acceptance_s = self.acceptance(build)[1]
+            began = time.perf_counter()
+            outcome = self._evaluator.evaluate(build)
+            rest_s = time.perf_counter() - began - acceptance_s
+            assert not isinstance(outcome, Screened)
+            self._known[key] = Known(key, outcome, acceptance_s, rest_s)
+            if self._file is not None:
+                with self._file.open("ab") as file:
+                    file.write(_KNOWN.dump_json(self._known[key]) + b"\n")
+        return self._known[key]
+
+    def truth(self, build: Build) -> Measured | None:
+        """What was measured of the build; None if it was not."""
+        known = self._known.get(self._key(build))
+        return known.outcome if known is not None and isinstance(known.outcome, Measured) else None
+
+    def _key(self, build: Build) -> str:
+        return f"{self._identity[:12]}-{build.key()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file to write (default: standard output)")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--precision", default="fp32,int8")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--proxy", default="elastic")
+    parser.add_argument("--measured", type=Path, help="file to keep measurements in, for another run of this benchmark")
+    arguments = parser.parse_args()
+    facts = machine()
+    with tempfile.TemporaryDirectory() as scratch:
+        asked = {name: getattr(arguments, name) for name in ("backend", "precision", "threads", "proxy")}
+        request = resolve(make_config({**asked, "out": Path(scratch, "run")}))
+        with RunFolder.open(request.config.out, request.identity(), resume=False) as folder:
+            bench = prepare(request, folder, LoggingObserver())
+            replay = Replay(bench.evaluator, request.identity(), arguments.measured)
+            seeds = [compare(bench, replay, seed, arguments.trials) for seed in range(arguments.seeds)]
+    results = {
+        "space": request.space.size,
+        "trials": arguments.trials,
+        "search": summary([seed["search"] for seed in seeds]),
+        "same_builds": summary([seed["same_builds"] for seed in seeds]),
+        "seeds": seeds,
+    }
+    write_record("screening", facts, results, ("numpy", "optuna", "onnxruntime-gpu"), arguments.out)
+
+
+def compare(bench: Workbench, replay: Replay, seed: int, trials: int) -> dict[str, Any]:
+    """One seed's search with and without screening."""
+    without = search(bench, replay, seed, trials, None)
+    screener = Screener(bench.latency, bench.evaluator.constraints)
+    screened = search(bench, replay, seed, trials, screener)
+    return {
+        "seed": seed,
+        "search": versus(replay, without.records, screened.records),
+        "same_builds": versus(replay, without.records, screen_again(bench, replay, without.records)),
+    }
+
+
+def search(bench: Workbench, replay: Replay, seed: int, trials: int, screener: Screener | None) -> SearchResult:
+    """A search of the bench's space over remembered measurements."""
+    with tempfile.TemporaryDirectory() as scratch, RunFolder.open(Path(scratch), {}, resume=False) as folder:
+        player = Search(bench.request.space, replay, folder, LoggingObserver(), seed, screener)  # type: ignore[arg-type]
+        return player.run(Budget(trials, NO_TIME_LIMIT_S))
+
+
+def screen_again(bench: Workbench, replay: Replay, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The records of the same builds in the same order, screened."""
+    screener = Screener(bench.latency, bench.evaluator.constraints)
+    again = []
+    for record in records:
+        outcome = replay.evaluate(record.build, screener)
+        again.append(TrialRecord(record.number, record.build, record.parameters, 0.0, outcome, record.params))
+        screener.learn(again[-1:])
+    return again
+
+
+def versus(replay: Replay, without: Sequence[TrialRecord], screened: Sequence[TrialRecord]) -> dict[str, Any]:
+    """What the screened records cost and found, over the others."""
+    front, other = front_of(without), front_of(screened)
+    longest_s = REFERENCE * front[-1].round_s.value
+    compiled = [record for record in screened if not isinstance(record.outcome, Screened)]
+    spared = [record for record in screened if isinstance(record.outcome, Screened)]
+    cost_s, screened_cost_s = seconds(replay, without), seconds(replay, screened)
+    return {
+        "compiles": len(without),
+        "compiles_screened": len(compiled),
+        "compiles_saved": 1 - len(compiled) / len(without),
+        "hypervolume_ratio": hypervolume(other, longest_s) / hypervolume(front, longest_s),
+        "best_tokens_per_s_ratio": fastest(other) / fastest(front),
+        "front": len(front),
+        "front_screened": len(other),
+        "evaluation_s": cost_s,
+        "evaluation_screened_s": screened_cost_s,
+        "seconds_saved": 1 - screened_cost_s / cost_s,
+        "model": model_error(replay, spared),
+    }
+
+
+def front_of(records: Sequence[TrialRecord]) -> list[Score]:
+    return pareto_front([score for record in records for score in record.scores], lambda score: score)
+
+
+def fastest(front: Sequence[Score]) -> float:
+    return max(score.tokens_per_s.value for score in front)
+
+
+def seconds(replay: Replay, records: Sequence[TrialRecord]) -> float:
+    """Seconds that evaluating the records' builds took, where they were not screened, and their acceptance else."""
+    return sum(
+        replay.acceptance(record.build)[1]
+        + (0.0 if isinstance(record.outcome, Screened) else replay.known(record.build).build_and_measure_s)
+        for record in records
+    )
+
+
+def model_error(replay: Replay, spared: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Predicted over measured burst seconds of the screened builds that some other search did measure."""
+    errors, held, margins = [], [], []
+    for record in spared:
+        truth = replay.truth(record.build)
+        assert isinstance(record.outcome, Screened)
+        margins.append(record.outcome.margin)
+        if truth is None:
+            continue
+        forecasts = record.outcome.forecasts
+        measured = [truth.burst.seconds(forecast.lookahead) for forecast in forecasts]
+        errors += [abs(each.burst_s.value / s - 1) for each, s in zip(forecasts, measured, strict=True)]
+        held.append(all((each.burst_s.low or 0.0) <= s for each, s in zip(forecasts, measured, strict=True)))
+    return {
+        "screened": len(spared),
+        "measured_elsewhere": len(held),
+        "median_error": statistics.median(errors) if errors else None,
+        "largest_error": max(errors, default=None),
+        "optimistic_bound_held": sum(held) / len(held) if held else None,
+        "median_margin": statistics.median(margins) if margins else None,
+    }
+
+
+def summary(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Spread over the seeds of what matters most."""
+    names = ("compiles_saved", "hypervolume_ratio", "best_tokens_per_s_ratio", "seconds_saved")
+    return {name: spread([seed[name] for seed in seeds]) for name in names if len(seeds) > 1}
+
+
+if __name__ == "__main__":
+    main()

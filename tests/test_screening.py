@@ -1,0 +1,111 @@
+from dataclasses import replace
+
+import pytest
+
+from autotune.candidate import Build, DraftShape, Precision
+from autotune.cost_model import FEWEST_BUILDS
+from autotune.results import Evidence, Measured, Rejected, RejectReason, Screened, TrialRecord
+from autotune.screening import ROUND_TOLERANCE, TOKENS_TOLERANCE, Screener
+from autotune.search_space.constraints import Constraints
+from tests.support.figures import constant_acceptance, measured, screened, target_latency
+
+LOOKAHEADS = [1, 2, 3, 4]
+FREE = Constraints(context_tokens=64)
+
+
+def build(layers: int, ffn: int = 48) -> Build:
+    return Build(DraftShape(layers, 4, 4, 8, 32, ffn, 100), "onnxruntime", Precision.FP32)
+
+
+def record(number: int, layers: int, kept: float, ffn: int = 48) -> TrialRecord:
+    """A draft that costs a millisecond a layer and token."""
+    each = build(layers, ffn)
+    return TrialRecord(number, each, each.shape.parameters, 1.0, measured(kept, 0.001 * layers), {})
+
+
+RECORDS = [record(n, 1 + n % 4, 0.5 + 0.05 * (n % 4)) for n in range(8)]
+
+
+def screener(records: list[TrialRecord] = RECORDS, constraints: Constraints = FREE) -> Screener:
+    made = Screener(target_latency(), constraints)
+    made.learn(records)
+    return made
+
+
+def test_nothing_is_screened_before_the_model_knows_enough() -> None:
+    poor = constant_acceptance(0.01)
+    for count in range(FEWEST_BUILDS):
+        assert screener(RECORDS[:count])(build(4), poor, LOOKAHEADS) is None
+    assert isinstance(screener(RECORDS[:FEWEST_BUILDS])(build(4), poor, LOOKAHEADS), Screened)
+
+
+def test_a_poor_build_is_screened_with_what_it_was_compared_with() -> None:
+    outcome = screener()(build(4), constant_acceptance(0.3), LOOKAHEADS)
+    assert isinstance(outcome, Screened)
+    assert [forecast.lookahead for forecast in outcome.forecasts] == LOOKAHEADS
+    assert outcome.builds == len(RECORDS)
+    for forecast in outcome.forecasts:
+        k = forecast.lookahead
+        assert forecast.burst_s.value == pytest.approx(0.004 * k, rel=0.02)
+        assert forecast.burst_s.low == pytest.approx(forecast.burst_s.value * (1 - outcome.margin))
+        assert forecast.round_s.value == pytest.approx(target_latency().round_s(forecast.burst_s.value, k))
+        assert forecast.tokens_per_round.value == pytest.approx(1 + 0.3 * k)
+        assert forecast.round_s.evidence is forecast.burst_s.evidence is Evidence.ESTIMATED
+        rival = forecast.rival
+        assert rival is not None
+        assert rival.round_s <= forecast.shortest_round_s * (1 + ROUND_TOLERANCE)
+        assert rival.tokens_per_round * (1 + TOKENS_TOLERANCE) >= forecast.tokens_per_round.value
+        (score,) = [each for each in RECORDS[rival.trial].scores if each.lookahead == rival.lookahead]
+        assert (score.round_s.value, score.tokens_per_round.value) == (rival.round_s, rival.tokens_per_round)
+
+
+@pytest.mark.parametrize("kept", [0.7, 0.9])
+def test_a_build_richer_than_the_front_is_compiled(kept: float) -> None:
+    assert screener()(build(4), constant_acceptance(kept), LOOKAHEADS) is None
+
+
+def test_a_build_shorter_than_the_front_is_compiled() -> None:
+    deep = [record(n, 2 + n % 3, 0.5, 48 + 16 * n) for n in range(8)]
+    assert screener(deep)(build(1), constant_acceptance(0.1), LOOKAHEADS) is None
+
+
+def test_one_lookahead_that_may_gain_is_enough() -> None:
+    poor = constant_acceptance(0.3)
+    rich_at_4 = tuple((*row[:4], row[4] / 2) for row in poor.rounds)
+    assert screener()(build(4), replace(poor, rounds=rich_at_4), LOOKAHEADS) is None
+    assert screener()(build(4), replace(poor, rounds=rich_at_4), LOOKAHEADS[:3]) is not None
+
+
+def test_what_could_be_the_fastest_is_compiled_though_the_front_is_near() -> None:
+    fastest = record(0, 1, 0.5)
+    records = [fastest, *(record(n, 1 + n % 4, 0.1) for n in range(1, 8))]
+    slightly_better = 0.5 + 0.3 * TOKENS_TOLERANCE
+    assert screener(records)(build(1), constant_acceptance(slightly_better), LOOKAHEADS) is None
+    assert isinstance(screener(records)(build(1), constant_acceptance(0.3), LOOKAHEADS), Screened)
+
+
+def test_lookaheads_over_the_limit_need_no_rival() -> None:
+    limited = Constraints(context_tokens=64, max_round_s=0.013)
+    outcome = screener(constraints=limited)(build(4), constant_acceptance(0.9), LOOKAHEADS)
+    assert isinstance(outcome, Screened)
+    assert all(forecast.rival is None for forecast in outcome.forecasts)
+
+
+def test_only_measured_records_teach() -> None:
+    others = [replace(RECORDS[0], outcome=outcome) for outcome in (Rejected(RejectReason.CRASHED, "died"), screened())]
+    taught = screener([*others * 8, *RECORDS[: FEWEST_BUILDS - 1]])
+    assert taught.predict(build(2), 4) is None
+    taught.learn([RECORDS[-1]])
+    assert taught.predict(build(2), 4) is not None
+
+
+def test_learning_one_by_one_is_learning_at_once() -> None:
+    one_by_one = screener([])
+    for each in RECORDS:
+        assert isinstance(each.outcome, Measured)
+        one_by_one.learn([each])
+        one_by_one.predict(each.build, 4)
+    for layers in range(1, 6):
+        for kept in (0.1, 0.5, 0.6):
+            about = build(layers), constant_acceptance(kept), LOOKAHEADS
+            assert one_by_one(*about) == screener()(*about)
