@@ -26,7 +26,10 @@ Vector = NDArray[np.float64]
 Program = tuple[str, Precision]
 
 CONFIDENCE = 0.95
-"""Share of builds no lookahead of which should come out faster than the optimistic bound."""
+"""Share of builds no lookahead of which should come out faster than the optimistic bound, if their errors are alike.
+
+Screening picks out builds that the law thinks slow, among which it is wrong more often than among all builds.
+"""
 FEWEST_BUILDS = 6
 """Builds of a backend at a precision below which it has no law of its own."""
 FEWEST_TO_BORROW = 3

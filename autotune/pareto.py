@@ -1,11 +1,13 @@
 """The Pareto front of rounds: shorter (seconds) and richer (tokens) is better."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from autotune.results import Score
 
 Item = TypeVar("Item")
+Point = tuple[float, float]
+"""Seconds and tokens of a round."""
 
 
 def pareto_front(items: Sequence[Item], score: Callable[[Item], Score]) -> list[Item]:
@@ -24,17 +26,16 @@ def pareto_front(items: Sequence[Item], score: Callable[[Item], Score]) -> list[
     return front
 
 
-def hypervolume(scores: Sequence[Score], longest_round_s: float, fewest_tokens: float = 1.0) -> float:
-    """The area (seconds · tokens) of what the scores' front dominates up to a reference point.
+def hypervolume(points: Iterable[Point], longest_round_s: float, fewest_tokens: float = 1.0) -> float:
+    """The area (seconds · tokens) of what the points' front dominates up to a reference point.
 
-    The reference is a round of `longest_round_s` that emits `fewest_tokens`; a score that is not better than it in both
+    The reference is a round of `longest_round_s` that emits `fewest_tokens`; a point that is not better than it in both
     adds nothing.  Between two points the front is a step, as no program runs there.
     """
     area, poorer = 0.0, fewest_tokens
-    for score in pareto_front(scores, lambda score: score):
-        tokens, spare_s = score.tokens_per_round.value, longest_round_s - score.round_s.value
-        if tokens > poorer and spare_s > 0.0:
-            area += (tokens - poorer) * spare_s
+    for round_s, tokens in sorted(points, key=lambda point: (point[0], -point[1])):
+        if tokens > poorer and round_s < longest_round_s:
+            area += (tokens - poorer) * (longest_round_s - round_s)
             poorer = tokens
     return area
 

@@ -194,7 +194,8 @@ class Forecast:
     burst_s: Figure
     round_s: Figure
     rival: Rival | None
-    """A round as short and as rich as the optimistic one, up to a tolerance; None: even that breaks a limit."""
+    """The richest round of the front that is no longer than the optimistic one, or the shortest, if all are longer;
+    None: even the optimistic round breaks a limit."""
 
     @property
     def shortest_round_s(self) -> float:
@@ -217,6 +218,8 @@ class Screened:
     """Share of the predicted burst seconds that the optimistic ones are below them."""
     builds: int
     """Measured builds of the same backend and precision that the prediction rests on."""
+    gain: float
+    """Share of the front's hypervolume that it could have added at most."""
 
     def best(self) -> Forecast:
         """The lookahead with most optimistic tokens/s."""

@@ -4,10 +4,10 @@ A build's tokens per round are known exactly before it is compiled; only its bur
 model bounds them from below.  A build is ruled out if, at its optimistic seconds,
 
 * no lookahead has more tokens/s than the fastest one measured, so the winner is never at stake, and
-* every lookahead has a rival on the front: a round that is not poorer and not longer, up to a tolerance.
+* all its lookaheads together would add less than `LEAST_GAIN` to the area that the front dominates (its hypervolume).
 
 A strict front is crowded: most builds would add a point between two others, nearer to both than the clock can tell.
-The tolerances say what a point must gain to be worth a compilation; `benchmarks.screening` measures what they cost.
+`LEAST_GAIN` says what a build must add to be worth a compilation; `benchmarks.screening` measures what that costs.
 What a run has measured is all that goes in, so a resumed run screens as one that was never stopped.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from autotune.candidate import Build
 from autotune.cost_model import CostModel, Observation, Prediction
-from autotune.pareto import pareto_front
+from autotune.pareto import Point, hypervolume, pareto_front
 from autotune.results import (
     Acceptance,
     Evidence,
@@ -30,10 +30,10 @@ from autotune.results import (
 )
 from autotune.search_space.constraints import Constraints, violated
 
-ROUND_TOLERANCE = 0.04
-"""A lookahead whose round cannot be shorter than a rival's by more than this share of it gains nothing in time."""
-TOKENS_TOLERANCE = 0.005
-"""A lookahead that is not richer than a rival by more than this share of it gains nothing in tokens per round."""
+LEAST_GAIN = 0.002
+"""Share of the front's hypervolume that a build must be able to add; the reference is a round that emits one token and
+takes `REFERENCE` times as long as the longest in question."""
+REFERENCE = 1.1
 
 
 class Screener:
@@ -72,41 +72,36 @@ class Screener:
         prediction = self.predict(build, max(lookaheads))
         if prediction is None:
             return None
-        forecasts = []
-        for lookahead in lookaheads:
-            forecast = self._forecast(prediction, acceptance, lookahead)
-            if forecast is None:
-                return None
-            forecasts.append(forecast)
-        return Screened(tuple(forecasts), prediction.margin, prediction.builds)
+        forecasts = tuple(self._forecast(prediction, acceptance, lookahead) for lookahead in lookaheads)
+        allowed = [each for each in forecasts if each.rival is not None]
+        if any(each.most_tokens_per_s > self._most_tokens_per_s for each in allowed):
+            return None
+        gain = self._gain([(each.shortest_round_s, each.tokens_per_round.value) for each in allowed])
+        return Screened(forecasts, prediction.margin, prediction.builds, gain) if gain < LEAST_GAIN else None
 
-    def _forecast(self, prediction: Prediction, acceptance: Acceptance, lookahead: int) -> Forecast | None:
-        """What rules the lookahead out; None if it could be worth a compilation."""
+    def _forecast(self, prediction: Prediction, acceptance: Acceptance, lookahead: int) -> Forecast:
         burst_s, shortest_burst_s = prediction.burst_s[lookahead - 1], prediction.optimistic_s(lookahead)
         round_s = self._target.round_s(burst_s, lookahead)
         shortest_s = self._target.round_s(shortest_burst_s, lookahead)
-        tokens = acceptance.tokens_per_round(lookahead)
-        if violated(self._constraints.after_measuring(shortest_s)):
-            rival = None
-        else:
-            rival = self._rival(shortest_s, tokens)
-            if rival is None or tokens / shortest_s > self._most_tokens_per_s:
-                return None
+        over_a_limit = violated(self._constraints.after_measuring(shortest_s))
         return Forecast(
             lookahead=lookahead,
-            tokens_per_round=Figure(tokens, acceptance.evidence),
+            tokens_per_round=Figure(acceptance.tokens_per_round(lookahead), acceptance.evidence),
             burst_s=Figure(burst_s, Evidence.ESTIMATED, shortest_burst_s, burst_s),
             round_s=Figure(round_s, Evidence.ESTIMATED, shortest_s, round_s),
-            rival=rival,
+            rival=None if over_a_limit else self._rival(shortest_s),
         )
 
-    def _rival(self, round_s: float, tokens: float) -> Rival | None:
-        """The richest round of the front that is no longer than this, if it is no poorer either; with tolerance."""
-        within = [point for point in self._front if point[1].round_s.value <= round_s * (1 + ROUND_TOLERANCE)]
-        if not within:
-            return None
-        record, score = within[-1]  # the front ascends in both
-        richest = score.tokens_per_round.value
-        if richest * (1 + TOKENS_TOLERANCE) < tokens:
-            return None
-        return Rival(record.number, score.lookahead, score.round_s.value, richest)
+    def _gain(self, points: list[Point]) -> float:
+        """Share of its hypervolume that the front would gain by these points."""
+        if not points:
+            return 0.0
+        front = [(score.round_s.value, score.tokens_per_round.value) for _, score in self._front]
+        longest_s = REFERENCE * max(round_s for round_s, _ in [*front, *points])
+        return hypervolume([*front, *points], longest_s) / hypervolume(front, longest_s) - 1
+
+    def _rival(self, round_s: float) -> Rival:
+        """The richest round of the front that is no longer than this one; the shortest, if all are longer."""
+        within = [point for point in self._front if point[1].round_s.value <= round_s]
+        record, score = within[-1] if within else self._front[0]  # the front ascends in both
+        return Rival(record.number, score.lookahead, score.round_s.value, score.tokens_per_round.value)

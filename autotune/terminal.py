@@ -115,7 +115,7 @@ def describe_score(record: TrialRecord, score: Score) -> str:
 def _forecast(screened: Screened) -> str:
     """Why a build was not compiled, in a few words: its fastest lookahead at the optimistic end of the prediction."""
     best = screened.best()
-    why = f"no gain on trial {best.rival.trial}" if best.rival else "over the limit of round latency"
+    why = f"adds {screened.gain:.2%} to the front at most" if best.rival else "over the limit of round latency"
     most = f"{best.tokens_per_round.value:.2f} tokens/round ≥ {best.shortest_round_s * 1e3:.2f} ms"
     return f"k={best.lookahead} {most}, {why}"
 

@@ -28,14 +28,12 @@ from autotune.pareto import hypervolume, pareto_front
 from autotune.prepare import Workbench, prepare, resolve
 from autotune.progress import LoggingObserver
 from autotune.results import Acceptance, Measured, Outcome, Rejected, Score, Screened, TrialRecord
-from autotune.screening import Screener
+from autotune.screening import LEAST_GAIN, REFERENCE, Screener
 from autotune.store import RunFolder
 from autotune.tuner import Budget, Search, SearchResult
 from benchmarks.record import machine, spread, write_record
 
 NO_TIME_LIMIT_S = 1e9
-REFERENCE = 1.1
-"""The reference point's round, in longest rounds of the unscreened front."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +125,7 @@ def main() -> None:
     results = {
         "space": request.space.size,
         "trials": arguments.trials,
+        "least_gain": LEAST_GAIN,
         "search": summary([seed["search"] for seed in seeds]),
         "same_builds": summary([seed["same_builds"] for seed in seeds]),
         "seeds": seeds,
@@ -175,7 +174,7 @@ def versus(replay: Replay, without: Sequence[TrialRecord], screened: Sequence[Tr
         "compiles": len(without),
         "compiles_screened": len(compiled),
         "compiles_saved": 1 - len(compiled) / len(without),
-        "hypervolume_ratio": hypervolume(other, longest_s) / hypervolume(front, longest_s),
+        "hypervolume_ratio": area(other, longest_s) / area(front, longest_s),
         "best_tokens_per_s_ratio": fastest(other) / fastest(front),
         "front": len(front),
         "front_screened": len(other),
@@ -188,6 +187,10 @@ def versus(replay: Replay, without: Sequence[TrialRecord], screened: Sequence[Tr
 
 def front_of(records: Sequence[TrialRecord]) -> list[Score]:
     return pareto_front([score for record in records for score in record.scores], lambda score: score)
+
+
+def area(front: Sequence[Score], longest_s: float) -> float:
+    return hypervolume([(score.round_s.value, score.tokens_per_round.value) for score in front], longest_s)
 
 
 def fastest(front: Sequence[Score]) -> float:

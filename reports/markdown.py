@@ -200,11 +200,22 @@ def _screened(screened: Sequence[ScreenedSummary]) -> Iterable[str]:
     yield (
         "Builds that were not compiled: their tokens per round were estimated as everyone's, and their burst times "
         "predicted from those measured before. Even with every burst faster by the margin, none would have been the "
-        "fastest, and each lookahead had a rival on the front whose round was about as short and as rich. Every figure "
+        "fastest, and none would have added more than `gain` to the area that the front dominates. Every figure "
         f"is {shown[0].best_speedup.evidence}; a row shows the fastest lookahead, `summary.json` has all.{rest}"
     )
     yield _table(
-        ["trial", "draft", "program", "k", "TAR", "burst (ms)", "margin", "speed-up, at best", "rival: trial"],
+        [
+            "trial",
+            "draft",
+            "program",
+            "k",
+            "TAR",
+            "burst (ms)",
+            "margin",
+            "speed-up, at best",
+            "gain, at most",
+            "beside trial",
+        ],
         [_screened_row(each) for each in shown],
     )
 
@@ -220,6 +231,7 @@ def _screened_row(each: ScreenedSummary) -> list[str]:
         _number(None if best.burst_s.value is None else 1e3 * best.burst_s.value, None, 3),
         f"{each.margin:.1%}",
         _times(_optimistic(each), None),
+        f"{each.gain:.2%}",
         "over a limit" if best.rival_trial is None else f"{best.rival_trial}, k = {best.rival_lookahead}",
     ]
 

@@ -216,6 +216,7 @@ def _screened(record: TrialRecord, screened: Screened, step_s: float) -> Screene
         parameters=record.parameters,
         margin=screened.margin,
         builds=screened.builds,
+        gain=screened.gain,
         best_speedup=FigureSummary(speedup, best.round_s.evidence.value, (speedup, best.most_tokens_per_s * step_s)),
         best_lookahead=best.lookahead,
         forecasts=tuple(_forecast(forecast) for forecast in screened.forecasts),

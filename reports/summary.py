@@ -178,7 +178,7 @@ class ForecastSummary:
     burst_s: FigureSummary
     round_s: FigureSummary
     rival_trial: int | None
-    """Trial of the front whose round is as short and as rich, up to a tolerance; null: over the limit of latency."""
+    """Trial of the front's richest round that is no longer; null: over the limit of latency."""
     rival_lookahead: int | None
 
 
@@ -195,6 +195,8 @@ class ScreenedSummary:
     """Share of the predicted burst seconds that the optimistic ones are below them."""
     builds: int
     """Measured builds of the same backend and precision that the prediction rests on."""
+    gain: float
+    """Share of the front's hypervolume that it could have added at most."""
     best_speedup: FigureSummary
     """Predicted at its fastest lookahead; the interval's high end is the optimistic one."""
     best_lookahead: int

@@ -60,7 +60,7 @@ def test_a_screened_trial_is_one_line_with_its_optimistic_round(screen: Screen) 
     assert line.endswith("front 4 · 1:23 left")
     outcome = screened()
     line = shown(Screen(), replace(outcome, forecasts=outcome.forecasts[:3]))
-    assert "screened: k=3 2.50 tokens/round ≥ 15.70 ms, no gain on trial 3" in line
+    assert "screened: k=3 2.50 tokens/round ≥ 15.70 ms, adds 0.12% to the front at most" in line
 
 
 def test_the_first_trial_may_have_no_best(screen: Screen) -> None:

@@ -64,7 +64,7 @@ def screened(lookaheads: int = 4) -> Screened:
             rival=Rival(3, k, round_s - 0.0002 * k, 2.0 + 0.5 * k) if k < lookaheads else None,
         )
 
-    return Screened(tuple(forecast(k) for k in range(1, lookaheads + 1)), margin=0.1, builds=12)
+    return Screened(tuple(forecast(k) for k in range(1, lookaheads + 1)), margin=0.1, builds=12, gain=0.0012)
 
 
 def scores(acceptance: Acceptance, burst: LatencyTable, lookaheads: int) -> tuple[Score, ...]:
