@@ -101,7 +101,8 @@ def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
         return f"{head} [red]{record.outcome.reason.value}[/]: {escape(detail)}"
     fastest = max(record.outcome.scores, key=lambda score: score.tokens_per_s.value)
     best = f"best {describe_score(*status.best)} · " if status.best else ""
-    search = f"[dim]{best}front {status.front_size} · {_clock(status.left_s)} left[/]"
+    known = "known · " if record.outcome.latency_date else ""
+    search = f"[dim]{known}{best}front {status.front_size} · {_clock(status.left_s)} left[/]"
     return f"{head} k={fastest.lookahead} {_speed(fastest)}  {search}"
 
 

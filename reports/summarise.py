@@ -16,7 +16,7 @@ from autotune.reports.summary import (
     TarSummary,
     Verdict,
 )
-from autotune.results import Figure, Rejected, Score, TrialRecord, TrialState, Validated
+from autotune.results import Figure, Measured, Rejected, Score, TrialRecord, TrialState, Validated
 
 _STDERR_LINES = 20
 
@@ -25,6 +25,7 @@ def summarise(facts: RunFacts) -> RunSummary:
     """The report's content of a run."""
     measured = [record for record in facts.records if record.state is TrialState.MEASURED]
     ruled_out = sum(record.ruled_out for record in facts.records)
+    known = [each for record in measured if (each := _known_date(record)) is not None]
     verdict = _verdict(facts)
     return RunSummary(
         schema_version=SCHEMA_VERSION,
@@ -44,6 +45,8 @@ def summarise(facts: RunFacts) -> RunSummary:
         trials=len(facts.records),
         failed=len(facts.records) - len(measured) - ruled_out,
         ruled_out=ruled_out,
+        known=len(known),
+        known_since=min([*known, *([facts.latency.date] if facts.latency.date else [])], default=None),
         wall_s=facts.wall_s,
         overhead_s=facts.latency.overhead_s,
         looping_share=facts.looping_share,
@@ -193,6 +196,11 @@ def _failure(record: TrialRecord) -> FailureSummary:
     assert isinstance(record.outcome, Rejected)
     stderr = "\n".join(record.outcome.stderr.splitlines()[-_STDERR_LINES:])
     return FailureSummary(record.number, str(record.build), record.outcome.reason.value, record.outcome.detail, stderr)
+
+
+def _known_date(record: TrialRecord) -> str | None:
+    """When its latencies were measured, if an earlier run did that."""
+    return record.outcome.latency_date if isinstance(record.outcome, Measured) else None
 
 
 def _shape(shape: DraftShape) -> ShapeSummary:
