@@ -99,13 +99,14 @@ def _print_table(listed: "list[Listed]") -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("kind", "shape", "precision", "backend", "measured (UTC)", "KiB", "usable here"):
-        table.add_column(name, justify="right" if name == "KiB" else "left", no_wrap=name == "shape")
+    for name in ("kind", "shape", "precision", "backend", "measured", "KiB"):
+        table.add_column(name, justify="right" if name == "KiB" else "left", no_wrap=True)
+    table.add_column("usable here", overflow="fold")
     for entry in listed:
         row = entry.row
-        words = (row.kind, row.shape, row.precision, row.backend or "", row.created, f"{row.bytes / 1024:,.0f}")
+        words = (row.kind, row.shape, row.precision, row.backend or "", row.created[:10], f"{row.bytes / 1024:,.0f}")
         table.add_row(*map(Text, words), Text(_usable(entry)))
-    Console(highlight=False, soft_wrap=False).print(table)
+    Console(highlight=False).print(table)
 
 
 def _usable(entry: "Listed") -> str:

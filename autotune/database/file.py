@@ -221,7 +221,7 @@ class DatabaseFile:
             self._create()
 
     def _lock(self) -> FileLock:
-        return FileLock(self.path.with_suffix(".lock"))
+        return FileLock(self.path.with_suffix(".lock"), timeout=BUSY_TIMEOUT_S)
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -239,7 +239,7 @@ def _check_pages(db: sqlite3.Connection) -> None:
     """Raise _Damaged unless SQLite finds the whole file in order."""
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
-        raise _Damaged(str(found))
+        raise _Damaged(str(found).splitlines()[-1])
 
 
 def _row(entry: Entry) -> tuple[object, ...]:
