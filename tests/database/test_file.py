@@ -297,7 +297,7 @@ def test_a_cache_that_may_not_be_written_is_read(locked_folder: Path) -> None:
     file = DatabaseFile(locked_folder / "tuning.db")
     assert file.find(burst_entry(3).subject) == burst_entry(3)
     assert len(file.rows()) == 59
-    with pytest.raises(BadRequest, match="cannot use the tuning database .*: "):
+    with pytest.raises(BadRequest, match="cannot use the tuning database"):
         file.add([burst_entry(90)], replace=True)
 
 
