@@ -39,7 +39,7 @@ MEASURING_PHASE = "Measuring the target"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default="onnxruntime", help="one or several, with commas")
-    parser.add_argument("--max-memory", default="2MiB", help="limit of the run with other constraints")
+    parser.add_argument("--max-memory", default="4MiB", help="limit of the run with other constraints")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     facts = machine()
@@ -92,6 +92,8 @@ def _run(out: Path, values: dict[str, Any]) -> dict[str, Any]:
     clock.phase("done")
     records = RunFolder(out).records()
     measured = [record for record in records if record.scores]
+    if len(measured) < 2:
+        raise SystemExit(f"only {len(measured)} builds of the run {out.name} have a score: give a wider limit")
     target_s = clock.phases_s[MEASURING_PHASE]
     builds_s = sum(_latency_s(record) for record in records)
     return {
