@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +37,16 @@ def source_hashes(package: str) -> dict[str, str]:
     """SHA-256 of every Python file of one of our packages: what it writes changes when they do."""
     root = Path(str(files(package)))
     return {str(path.relative_to(root)): file_sha256(path) for path in sorted(root.rglob("*.py"))}
+
+
+def source_digest(names: Iterable[str]) -> str:
+    """One hash of the sources of several of our packages and modules; no module is loaded for it."""
+    hashes = {}
+    for name in names:
+        package, _, module = name.rpartition(".")
+        file = Path(str(files(package))) / f"{module}.py"
+        hashes[name] = file_sha256(file) if file.exists() else source_hashes(name)
+    return content_key(hashes)[:16]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from autotune.cli_db import app as db_app
 from autotune.errors import AutotuneError, BadRequest, Interrupted
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(db_app, name="db")
 
 Target = Annotated[str | None, typer.Option(help="Target: 'demo' or a folder with a Hugging Face checkpoint.")]
 Prompts = Annotated[str | None, typer.Option(help="Prompts file (.jsonl or text, one a line), or 'builtin'.")]
@@ -118,6 +121,10 @@ def run(
     build_timeout: Annotated[str | None, typer.Option(help="Limit of one build; default: 2m.")] = None,
     run_timeout: Annotated[str | None, typer.Option(help="Limit of one measurement; default: 1m.")] = None,
     worker_memory: Annotated[str | None, typer.Option(help="Memory limit of one build or measurement.")] = None,
+    database: Annotated[
+        bool | None,
+        typer.Option("--database/--no-database", help="Use, and add to, what earlier runs measured; default: yes."),
+    ] = None,
     resume: Annotated[bool | None, typer.Option("--resume", help="Continue the run in --out.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys; flags win.")] = None,
 ) -> None:

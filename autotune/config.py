@@ -13,12 +13,12 @@ from autotune.errors import BadRequest
 from autotune.sampling import SamplingSettings
 from autotune.search_space.space import Ranges
 
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
 def parse_duration(text: object) -> float:
-    """Seconds of a duration such as `30s`, `2m`, `1h30m`, `250ms`; a bare number is seconds."""
+    """Seconds of a duration such as `30s`, `2m`, `1h30m`, `250ms`, `30d`; a bare number is seconds."""
     if isinstance(text, int | float) and not isinstance(text, bool):
         return float(text)
     written = str(text).strip()
@@ -28,7 +28,7 @@ def parse_duration(text: object) -> float:
     try:
         return float(written)
     except ValueError:
-        raise ValueError(f"{written!r} is not a duration; write 30s, 2m, 1h30m or 250ms") from None
+        raise ValueError(f"{written!r} is not a duration; write 30s, 2m, 1h30m, 30d or 250ms") from None
 
 
 def _split(value: object) -> object:
@@ -94,6 +94,8 @@ class TuneConfig(BaseModel):
     run_timeout: Duration = Field(60.0, gt=0)
     worker_memory: ByteSize | None = Field(None, gt=0)
     """Most memory a build or measurement may take; half of the machine's if None."""
+    database: bool = True
+    """Whether to use what earlier runs measured, and to keep what this one measures (see `autotune db`)."""
     resume: bool = False
 
     @property

@@ -1,9 +1,14 @@
-"""Evaluate one build: prune, estimate acceptance, compile and measure; a failure is a result like any other."""
+"""Evaluate one build: prune, estimate acceptance, compile and measure; a failure is a result like any other.
+
+What the tuning database knows is neither estimated nor measured again.  Failures are not kept in it: most depend on the
+moment (a timeout, a lack of memory), and the rest are cheap to find again and may be mended by what no key can name.
+"""
 
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from autotune.acceptance import count_acceptance
@@ -11,7 +16,17 @@ from autotune.candidate import Build, Candidate
 from autotune.compile.base import CompileSettings
 from autotune.compile.build_job import BuildRequest, build_sandboxed
 from autotune.compile.sandbox import Limits
-from autotune.devices import device_lock
+from autotune.database.entries import KnownBurst
+from autotune.database.known import Known, TuningDatabase, fresh
+from autotune.database.subjects import (
+    AcceptanceSubject,
+    BurstSubject,
+    acceptance_versions,
+    latency_versions,
+    traces_digest,
+    weights_digest,
+)
+from autotune.devices import device_lock, find_device
 from autotune.measure import BurstRequest, measure_bursts_sandboxed
 from autotune.proxy.base import Estimator
 from autotune.proxy.score_traces import NotANumber, acceptance_of
@@ -62,6 +77,8 @@ class Evaluator:
     device: str
     work: Path
     """A scratch folder; emptied after every build."""
+    database: TuningDatabase | None = None
+    """What earlier runs found out; None: everything is estimated and measured anew, and nothing is kept."""
 
     def evaluate(self, build: Build, screen: Screen | None = None) -> Outcome:
         """The build's scores for every lookahead within the constraints, or why there are none.
@@ -80,11 +97,8 @@ class Evaluator:
 
     def acceptance(self, build: Build, weights: ModelWeights) -> Acceptance | Rejected:
         """Estimated acceptance of a draft's weights, as its precision stores them, for every lookahead."""
-        try:
-            ratios = acceptance_of(dequantised(weights, build.precision), self.traces, threads=self.measuring.threads)
-        except NotANumber as error:
-            return Rejected(RejectReason.NOT_A_NUMBER, str(error))
-        return count_acceptance(ratios, max(self.lookaheads))
+        known = self._acceptance(build, weights)
+        return known if isinstance(known, Rejected) else known.value
 
     def compile(self, build: Build, weights: ModelWeights, folder: Path) -> Built | Rejected:
         """The program of these weights, compiled into `folder/program` by a sandboxed worker."""
@@ -117,23 +131,100 @@ class Evaluator:
     def _evaluate(
         self, build: Build, weights: ModelWeights, allowed: list[int], folder: Path, screen: Screen | None
     ) -> Outcome:
-        acceptance = self.acceptance(build, weights)
+        began_s = time.perf_counter()
+        acceptance = self._acceptance(build, weights)
         if isinstance(acceptance, Rejected):
             return acceptance
-        # Where the build's latencies are known already, they belong here: no prediction is better than a measurement.
-        screened = screen(build, acceptance, allowed) if screen else None
-        if screened is not None:
-            return screened
-        built = self.compile(build, weights, folder)
-        if isinstance(built, Rejected):
-            return built
-        burst = self.measure(built)
-        if isinstance(burst, Rejected):
-            return burst
-        scores = self.scores(acceptance, burst, allowed)
+        estimated_s = time.perf_counter()
+
+        def screened() -> Screened | None:
+            return screen(build, acceptance.value, allowed) if screen else None
+
+        latency = self._latency(build, weights, folder, screened)
+        if isinstance(latency, Rejected | Screened):
+            return latency
+        measured_s = time.perf_counter()
+        built, burst = latency.value.built, latency.value.burst
+        scores = self.scores(acceptance.value, burst, allowed)
         if not scores:
             return Rejected(RejectReason.CONSTRAINT, "over the limit of round latency at every lookahead")
-        return Measured(acceptance, burst, built.build_s, tuple(scores))
+        return Measured(
+            acceptance=acceptance.value,
+            burst=burst,
+            build_s=built.build_s,
+            scores=tuple(scores),
+            acceptance_s=estimated_s - began_s,
+            latency_s=measured_s - estimated_s,
+            acceptance_date=acceptance.date,
+            latency_date=latency.date,
+        )
+
+    def _acceptance(self, build: Build, weights: ModelWeights) -> Known[Acceptance] | Rejected:
+        """The acceptance from the database, or estimated now."""
+
+        def estimate() -> Acceptance | Rejected:
+            stored = dequantised(weights, build.precision)
+            try:
+                ratios = acceptance_of(stored, self.traces, threads=self.measuring.threads)
+            except NotANumber as error:
+                return Rejected(RejectReason.NOT_A_NUMBER, str(error))
+            return count_acceptance(ratios, max(self.lookaheads))
+
+        if self.database is None:
+            return fresh(estimate())
+        subject = AcceptanceSubject(
+            shape=weights.shape,
+            precision=build.precision,
+            weights=weights_digest(weights),
+            traces=self._traces_digest,
+            max_lookahead=max(self.lookaheads),
+            versions=acceptance_versions(),
+        )
+        return self.database.recall(subject, Acceptance, estimate)
+
+    def _latency(
+        self, build: Build, weights: ModelWeights, folder: Path, screened: Callable[[], Screened | None]
+    ) -> Known[KnownBurst] | Rejected | Screened:
+        """The build's latencies from the database, or compiled and measured now, unless it is screened out.
+
+        What is known is never screened: no prediction is better than a measurement.
+        """
+
+        def compile_and_measure() -> KnownBurst | Rejected | Screened:
+            verdict = screened()
+            if verdict is not None:
+                return verdict
+            built = self.compile(build, weights, folder)
+            if isinstance(built, Rejected):
+                return built
+            burst = self.measure(built)
+            if isinstance(burst, Rejected):
+                return burst
+            return KnownBurst(replace(built, program=""), burst)
+
+        if self.database is None:
+            return fresh(compile_and_measure())
+        subject = BurstSubject(
+            shape=weights.shape,
+            numerics=weights.numerics,
+            backend=build.backend,
+            precision=build.precision,
+            device=self._fingerprint,
+            capacity_tokens=self.constraints.context_tokens,
+            max_lookahead=max(self.lookaheads),
+            measuring=self.measuring,
+            sampling=self.traces.settings,
+            versions=latency_versions(build.backend),
+        )
+        return self.database.recall(subject, KnownBurst, compile_and_measure)
+
+    @cached_property
+    def _traces_digest(self) -> str:
+        return traces_digest(self.traces)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return find_device(self.device).fingerprint
 
     def _violated_before(self, build: Build, lookahead: int) -> list[str]:
         return violated(self.constraints.before_build(Candidate(build, lookahead)))

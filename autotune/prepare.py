@@ -11,6 +11,8 @@ from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import CompileSettings, build_program, load_backend
 from autotune.compile.sandbox import Limits
 from autotune.config import TuneConfig
+from autotune.database.known import TuningDatabase, fresh
+from autotune.database.subjects import TargetSubject, latency_versions
 from autotune.devices import Device, device_lock, find_device
 from autotune.errors import AutotuneError, BadRequest
 from autotune.evaluate import Evaluator, WorkerLimits
@@ -68,7 +70,7 @@ class Request:
 
     def identity(self) -> dict[str, object]:
         """What makes it this run and no other; budgets may change when a run is resumed."""
-        free = {"out", "trials", "time_budget", "resume", "validate_top", "finish", "worker_memory"}
+        free = {"out", "trials", "time_budget", "resume", "validate_top", "finish", "worker_memory", "database"}
         asked = self.config.model_dump(mode="json", exclude=free)
         return asked | {
             "target_fingerprint": self.target.fingerprint,
@@ -137,21 +139,16 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
         precision=request.target_precision,
     )
     limits = worker_limits(config)
+    database = TuningDatabase() if config.database else None
     latency = folder.read_latency()
     if latency is None:
         observer.phase("Measuring the target")
-        settings = target_measuring(request)
-        settings = replace(settings, threads=choose_threads(request, program, settings, limits.run))
-        measured = measure_target(request, program, settings, limits.run)
-        if isinstance(measured, Rejected):
-            raise AutotuneError(
-                f"the target cannot be measured: {measured.reason.value}, {measured.detail}; see --run-timeout"
-            )
-        latency = measured
+        latency = target_latency(request, program, limits.run, database)
         folder.write_latency(latency)
     threads = latency.verify.settings.threads
     computing = f"{threads} thread{'s' if threads > 1 else ''}" if request.device.kind == "cpu" else request.device.name
-    observer.note(f"{computing}: {latency.step_s * 1e3:.3f} ms a token without a draft")
+    known = f" (tuning database, {latency.date})" if latency.date else ""
+    observer.note(f"{computing}: {latency.step_s * 1e3:.3f} ms a token without a draft{known}")
     observer.phase("Recording the target's traces")
     traces = record_workload(request, program, threads, observer)
     vocabulary = rank_tokens(traces.train, target.shape.vocab, target.eos_ids)
@@ -171,8 +168,47 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
         limits=limits,
         device=request.device.kind,
         work=folder.work,
+        database=database,
     )
     return Workbench(request, program, traces, latency, estimator, evaluator)
+
+
+def target_latency(request: Request, program: Path, limits: Limits, database: TuningDatabase | None) -> TargetLatency:
+    """The target's side of a round with the threads that suit it best, from the database or measured now.
+
+    The target's latencies belong into the database for the sake of the drafts': a score divides one by the other, so
+    a search that knows its drafts from an hour when the machine was slow must know the target from that hour too.
+    And only equal scores lead the sampler along the same way, to builds that are known.
+    """
+
+    def measure() -> TargetLatency | Rejected:
+        threads = choose_threads(request, program, settings, limits)
+        return measure_target(request, program, replace(settings, threads=threads), limits)
+
+    settings = target_measuring(request)
+    if database is None:
+        outcome = fresh(measure())
+    else:
+        subject = TargetSubject(
+            target=request.target.fingerprint,
+            shape=request.target.shape,
+            backend=request.config.backend[0],
+            precision=Precision.FP32,
+            device=request.device.fingerprint,
+            capacity_tokens=request.context_tokens,
+            max_lookahead=request.space.max_lookahead,
+            small_draft=request.space.smallest,
+            thread_counts=thread_counts(request.config, request.device),
+            measuring=settings,
+            sampling=request.config.sampling,
+            versions=latency_versions(request.config.backend[0]),
+        )
+        outcome = database.recall(subject, TargetLatency, measure)
+    if isinstance(outcome, Rejected):
+        raise AutotuneError(
+            f"the target cannot be measured: {outcome.reason.value}, {outcome.detail}; see --run-timeout"
+        )
+    return replace(outcome.value, date=outcome.date)
 
 
 def measure_target(

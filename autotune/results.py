@@ -115,6 +115,8 @@ class TargetLatency:
     verify: LatencyTable
     overhead_s: float
     plain_overhead_s: float
+    date: str | None = None
+    """When it was measured (ISO 8601), if the tuning database knew it; None: in the run that uses it."""
 
     @property
     def step_s(self) -> float:
@@ -170,6 +172,14 @@ class Measured:
     build_s: float
     scores: tuple[Score, ...]
     """One per lookahead 1 … K that satisfies the constraints."""
+    acceptance_s: float = 0.0
+    """Wall seconds it took to estimate the acceptance, or to look it up."""
+    latency_s: float = 0.0
+    """Wall seconds it took to compile and measure, or to look the latencies up."""
+    acceptance_date: str | None = None
+    """When the acceptance was estimated (ISO 8601), if the tuning database knew it; None: in this run."""
+    latency_date: str | None = None
+    """When the latencies were measured (ISO 8601), if the tuning database knew them; None: in this run."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from autotune.progress import SearchStatus
-from autotune.results import Rejected, Score, Screened, TrialRecord
+from autotune.results import Measured, Rejected, Score, Screened, TrialRecord
 
 _PLAIN_EVERY_S = 15.0
 """How often a plain log repeats that a phase is still under way."""
@@ -100,7 +100,8 @@ def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
         detail = " ".join(record.outcome.detail.split())
         return f"{head} [red]{record.outcome.reason.value}[/]: {escape(detail)}"
     best = f"best {describe_score(*status.best)} · " if status.best else ""
-    search = f"[dim]{best}front {status.front_size} · {_clock(status.left_s)} left[/]"
+    known = "known · " if isinstance(record.outcome, Measured) and record.outcome.latency_date else ""
+    search = f"[dim]{known}{best}front {status.front_size} · {_clock(status.left_s)} left[/]"
     if isinstance(record.outcome, Screened):
         return f"{head} screened: {_forecast(record.outcome)}  {search}"
     fastest = max(record.outcome.scores, key=lambda score: score.tokens_per_s.value)

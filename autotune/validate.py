@@ -11,12 +11,14 @@ from autotune.evaluate import Evaluator
 from autotune.pareto import best_by_speed
 from autotune.prepare import Workbench, measure_target
 from autotune.progress import Observer
-from autotune.results import Figure, Rejected, RejectReason, Score, TrialRecord, Validated
+from autotune.results import Figure, Rejected, RejectReason, Score, TargetLatency, TrialRecord, Validated
 from autotune.tallies import speed, speedup, tokens_per_round
 from autotune.vocabulary import Vocabulary
 from autotune.weights import ModelWeights
 
 REPEATS = 2
+_DRIFT = 0.1
+"""A change of the target's step time since the database kept it that is worth telling."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def choose_finalists(front: Sequence[tuple[TrialRecord, Score]], count: int) -> 
 def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, observer: Observer) -> Validation:
     """The contest of the finalists made from these records.
 
-    The latencies behind the predictions are taken anew right before the contest, so that the comparison of predicted
-    and measured speed tests the model of a round and not the weather on the machine.
+    The latencies behind the predictions are taken anew right before the contest, never from the tuning database, so
+    that the comparison of predicted and measured speed tests the model of a round and not the weather on the machine.
     """
     drafts = [_finish(bench, record, observer) for record in records]
     observer.phase("Decoding held-out prompts for real")
@@ -69,6 +71,7 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
     latency = measure_target(bench.request, bench.program, settings, limits)
     if isinstance(latency, Rejected):
         raise AutotuneError(f"the target cannot be measured any more: {latency.reason.value}, {latency.detail}")
+    _tell_drift(bench.latency, latency, observer)
     evaluator = replace(bench.evaluator, target=latency)
     finalists = []
     for record, whole in zip(records, drafts, strict=True):
@@ -89,6 +92,16 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
     alone, *tallies = result.tallies
     entries = [(finalist, _judge(finalist, alone, tally)) for finalist, tally in zip(finalists, tallies, strict=True)]
     return Validation(speed(alone), tuple(entries))
+
+
+def _tell_drift(before: TargetLatency, latency: TargetLatency, observer: Observer) -> None:
+    """Say so if the machine is not as fast as when the database's latencies, which the search used, were measured."""
+    ratio = latency.step_s / before.step_s
+    if before.date is not None and abs(ratio - 1) > _DRIFT:
+        observer.note(
+            f"a step of the target alone takes {ratio:.2f} times as long as the tuning database knew from "
+            f"{before.date}: builds measured since then compare unevenly (--no-database measures all anew)"
+        )
 
 
 def _finish(bench: Workbench, record: TrialRecord, observer: Observer) -> ModelWeights:

@@ -266,9 +266,16 @@ def _run_table(summary: RunSummary) -> str:
         ["builds screened out, not compiled", str(summary.screened)],
         ["builds that failed", str(summary.failed)],
         ["builds ruled out by limits", str(summary.ruled_out)],
+        ["builds whose latencies were known", _known(summary)],
         ["wall time", f"{summary.wall_s:.0f} s"],
     ]
     return _table(["", ""], rows)
+
+
+def _known(summary: RunSummary) -> str:
+    """How many builds were not measured anew, and how old their latencies are."""
+    since = f" (measured since {summary.known_since})" if summary.known_since else ""
+    return f"{summary.known}{since}"
 
 
 def _reproduce(summary: RunSummary) -> str:

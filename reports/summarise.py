@@ -18,7 +18,7 @@ from autotune.reports.summary import (
     TarSummary,
     Verdict,
 )
-from autotune.results import Figure, Forecast, Rejected, Score, Screened, TrialRecord, TrialState, Validated
+from autotune.results import Figure, Forecast, Measured, Rejected, Score, Screened, TrialRecord, TrialState, Validated
 
 _STDERR_LINES = 20
 
@@ -32,6 +32,7 @@ def summarise(facts: RunFacts) -> RunSummary:
         for record in facts.records
         if isinstance(record.outcome, Screened)
     )
+    known = [each for record in measured if (each := _known_date(record)) is not None]
     verdict = _verdict(facts)
     return RunSummary(
         schema_version=SCHEMA_VERSION,
@@ -54,6 +55,8 @@ def summarise(facts: RunFacts) -> RunSummary:
         screened=len(screened),
         failed=len(facts.records) - len(measured) - len(screened) - ruled_out,
         ruled_out=ruled_out,
+        known=len(known),
+        known_since=min([*known, *([facts.latency.date] if facts.latency.date else [])], default=None),
         wall_s=facts.wall_s,
         overhead_s=facts.latency.overhead_s,
         looping_share=facts.looping_share,
@@ -233,6 +236,11 @@ def _forecast(forecast: Forecast) -> ForecastSummary:
         rival_trial=rival.trial if rival else None,
         rival_lookahead=rival.lookahead if rival else None,
     )
+
+
+def _known_date(record: TrialRecord) -> str | None:
+    """When its latencies were measured, if an earlier run did that."""
+    return record.outcome.latency_date if isinstance(record.outcome, Measured) else None
 
 
 def _shape(shape: DraftShape) -> ShapeSummary:

@@ -229,6 +229,10 @@ class RunSummary:
     failed: int
     ruled_out: int
     """Builds that a limit of the user's left without a score; not counted as failed."""
+    known: int
+    """Builds whose latencies an earlier run had measured, as the tuning database knew."""
+    known_since: str | None
+    """When the oldest of these latencies, the target's included, was measured (ISO 8601)."""
     wall_s: float
     overhead_s: float
     """Seconds per round outside both models that the predictions assumed."""

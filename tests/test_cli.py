@@ -14,7 +14,7 @@ import pytest
 from autotune import cli, run
 from autotune.errors import Interrupted, TrainingDiverged
 
-COMMANDS = ("run", "traces", "generate", "bench", "verify", "doctor", "targets")
+COMMANDS = ("run", "traces", "generate", "bench", "verify", "doctor", "targets", "db")
 HEAVY = {"torch", "transformers", "optuna", "onnx", "onnxruntime", "tvm", "matplotlib", "sqlalchemy"}
 
 
@@ -318,13 +318,15 @@ def test_the_exit_code_says_whether_anything_was_feasible(
         )
 
     monkeypatch.setattr(run, "tune", tune)
-    done = autotune("run", "--trials", 3, "--kv-heads", "1:2", "--validate", 2, "--precision", "fp32,int8", "--resume")
+    words = ["--trials", 3, "--kv-heads", "1:2", "--validate", 2, "--precision", "fp32,int8", "--no-database"]
+    done = autotune("run", *words, "--resume")
     assert done.code == code
     shipped = ["artifact: r/artifact"] if feasible else []
     assert done.out.splitlines() == ["Do not speculate.", "report: r/report/report.md", *shipped]
     (config,) = given
     assert (config.trials, config.kv_heads, config.validate_top, config.resume) == (3, "1:2", 2, True)
     assert [precision.value for precision in config.precision] == ["fp32", "int8"]
+    assert not config.database
 
 
 def test_a_prompt_of_an_argument_or_of_stdin_must_be_text() -> None:

@@ -182,7 +182,7 @@ def test_a_changed_byte_is_refused(pair_artifact: Path, tmp_path: Path) -> None:
 
 def test_a_killed_run_resumes_with_nothing_lost_or_repeated(tmp_path: Path, prompts: Path) -> None:
     out = tmp_path / "run"
-    words = ["run", "--out", str(out), "--prompts", str(prompts), "--trials", "6", *SMALL]
+    words = ["run", "--out", str(out), "--prompts", str(prompts), "--trials", "6", "--no-database", *SMALL]
     with subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _wait_for_trials(out, 2, process)
         process.send_signal(signal.SIGKILL)
@@ -196,7 +196,7 @@ def test_a_killed_run_resumes_with_nothing_lost_or_repeated(tmp_path: Path, prom
 
 def test_an_interrupted_run_reports_and_can_be_resumed(tmp_path: Path, prompts: Path) -> None:
     out = tmp_path / "run"
-    words = ["run", "--out", str(out), "--prompts", str(prompts), "--trials", "8", *SMALL]
+    words = ["run", "--out", str(out), "--prompts", str(prompts), "--trials", "8", "--no-database", *SMALL]
     with subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         _wait_for_trials(out, 1, process)
         process.send_signal(signal.SIGINT)
@@ -208,6 +208,29 @@ def test_an_interrupted_run_reports_and_can_be_resumed(tmp_path: Path, prompts: 
     assert summary["interrupted"]
     assert summary["best"]["tokens_per_s"]["measured"] is None
     assert not (out / "artifact").exists()
+
+
+def test_a_second_run_compiles_and_measures_nothing(finished: Path, tmp_path: Path, prompts: Path) -> None:
+    """The build limit is too short for any build, so every build with a score was known; none was begun."""
+    out = tmp_path / "run"
+    words = ["--out", str(out), "--prompts", str(prompts), "--trials", "4", "--build-timeout", "1ms", *SMALL]
+    done = autotune("run", *words)
+    assert "none of the finalists could be compiled" in done.stderr  # they are always built anew
+    first, second = (
+        [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()] for folder in (finished, out)
+    )
+    assert [record["build"] for record in second] == [record["build"] for record in first]
+    for before, after in zip(first, second, strict=True):
+        assert after["outcome"]["latency_date"]
+        assert after["outcome"]["acceptance_date"]
+        assert after["outcome"]["scores"] == before["outcome"]["scores"]
+    summary = json.loads((out / "report" / "summary.json").read_text())
+    assert summary["known"] == 4
+    assert summary["known_since"]
+    assert "builds whose latencies were known | 4 (measured since 20" in (out / "report" / "report.md").read_text()
+    assert json.loads((out / "target.json").read_text())["date"]
+    listed = json.loads(autotune("db", "list", "--json", "--kind", "burst").stdout)
+    assert {entry["shape"] for entry in listed if entry["fits"]} >= {f"{n}L-4H-352F-128D" for n in (1, 2)}
 
 
 def test_impossible_constraints_end_with_3_and_a_report(tmp_path: Path, prompts: Path) -> None:

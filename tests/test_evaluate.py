@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autotune import evaluate
 from autotune.candidate import Build, DraftShape, Precision
 from autotune.compile.base import load_backend
 from autotune.compile.sandbox import Limits
+from autotune.database.file import DatabaseFile
+from autotune.database.known import TuningDatabase
+from autotune.devices import find_device
 from autotune.evaluate import Evaluator, WorkerLimits
-from autotune.results import Acceptance, Measured, MeasureSettings, Rejected, RejectReason
+from autotune.results import Acceptance, Built, Evidence, Measured, MeasureSettings, Rejected, RejectReason
 from autotune.sampling import SamplingSettings
 from autotune.search_space.constraints import Constraints
 from autotune.traces import Trace, Traces
@@ -142,5 +146,124 @@ def test_a_screened_build_is_not_compiled(evaluator: Evaluator) -> None:
     assert acceptance.tokens == (10, 10, 10)
 
 
+def test_what_is_known_is_not_screened_and_what_is_screened_is_not_kept(remembering: Evaluator) -> None:
+    assert remembering.evaluate(FP32, lambda *about: screened()) == screened()
+    assert isinstance(remembering.evaluate(FP32), Measured)
+    known = replace(remembering, limits=DIE).evaluate(FP32, lambda *about: screened())
+    assert isinstance(known, Measured)
+    assert known.latency_date is not None
+
+
 def test_a_build_that_is_not_screened_is_compiled(evaluator: Evaluator) -> None:
     assert isinstance(evaluator.evaluate(FP32, lambda *about: None), Measured)
+
+
+DIE = WorkerLimits(Limits(0.0), Limits(0.0))
+"""Limits that nothing can be compiled or measured under."""
+
+
+@pytest.fixture
+def remembering(evaluator: Evaluator, tmp_path: Path) -> Evaluator:
+    return replace(evaluator, database=TuningDatabase(DatabaseFile(tmp_path / "tuning.db")))
+
+
+@pytest.fixture
+def first(remembering: Evaluator) -> Measured:
+    """What a first evaluation of `FP32`, which the database keeps, came to."""
+    outcome = remembering.evaluate(FP32)
+    assert isinstance(outcome, Measured), outcome
+    assert (outcome.acceptance_date, outcome.latency_date) == (None, None)
+    assert outcome.acceptance_s > 0
+    assert 0 < outcome.build_s < outcome.latency_s
+    return outcome
+
+
+def test_a_second_evaluation_compiles_and_measures_nothing(remembering: Evaluator, first: Measured) -> None:
+    outcome = replace(remembering, limits=DIE).evaluate(FP32)
+    assert isinstance(outcome, Measured), outcome
+    assert outcome.acceptance == first.acceptance
+    assert outcome.burst == first.burst
+    assert outcome.burst.evidence is Evidence.MEASURED
+    assert outcome.scores == first.scores
+    assert outcome.build_s == first.build_s
+    assert outcome.acceptance_date is not None
+    assert outcome.latency_date is not None
+
+
+def test_another_workload_and_other_weights_find_the_latencies(remembering: Evaluator, first: Measured) -> None:
+    items = remembering.traces.items
+    another = replace(remembering.traces, items=tuple(replace(item, continuation=item.prompt) for item in items))
+    other_weights = FixedEstimator(poison=2.0)
+    for evaluator in (replace(remembering, traces=another), replace(remembering, estimator=other_weights)):
+        outcome = replace(evaluator, limits=DIE).evaluate(FP32)
+        assert isinstance(outcome, Measured), outcome
+        assert outcome.burst == first.burst
+        assert outcome.acceptance_date is None
+        assert outcome.latency_date is not None
+
+
+def test_other_limits_find_everything(remembering: Evaluator, first: Measured) -> None:
+    limited = replace(remembering, constraints=replace(remembering.constraints, max_round_s=0.0129), limits=DIE)
+    outcome = limited.evaluate(FP32)
+    assert isinstance(outcome, Measured)
+    assert [score.lookahead for score in outcome.scores] == [1, 2]
+
+
+def compiles(evaluator: Evaluator, build: Build = FP32) -> bool:
+    """Whether the build is not known: compiling it is begun, and breaks off at once."""
+    outcome = replace(evaluator, limits=DIE).evaluate(build)
+    if isinstance(outcome, Measured):
+        return False
+    assert outcome.reason is RejectReason.BUILD_TIMEOUT
+    return True
+
+
+def test_what_latency_depends_on_is_not_mixed_up(
+    remembering: Evaluator, first: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring, constraints = remembering.measuring, remembering.constraints
+    sampled = replace(remembering.traces, settings=SamplingSettings(temperature=0.8))
+    assert not compiles(remembering)
+    assert compiles(remembering, replace(FP32, precision=Precision.INT8))
+    assert compiles(remembering, replace(FP32, backend="tvm"))
+    assert compiles(remembering, replace(FP32, shape=replace(SHAPE, layers=1)))
+    assert compiles(replace(remembering, measuring=replace(measuring, evict_bytes=8192)))
+    assert compiles(replace(remembering, measuring=replace(measuring, threads=2)))
+    assert compiles(replace(remembering, constraints=replace(constraints, context_tokens=64)))
+    assert compiles(replace(remembering, lookaheads=(1, 2, 3)))
+    assert compiles(replace(remembering, traces=sampled))
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "latency_versions", lambda backend: {"onnx": "0.1"})
+        assert compiles(replace(remembering))
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "find_device", lambda kind: replace(find_device(kind), name="Another"))
+        assert compiles(replace(remembering))
+    assert not compiles(remembering)
+
+
+def test_finalists_are_compiled_and_measured_whatever_is_known(remembering: Evaluator, first: Measured) -> None:
+    weights = remembering.estimator.weights(SHAPE)
+    folder = remembering.work / "finalist"
+    killed = replace(remembering, limits=DIE).compile(FP32, weights, folder)
+    assert isinstance(killed, Rejected)
+    built = remembering.compile(FP32, weights, folder)
+    assert isinstance(built, Built)
+    assert isinstance(replace(remembering, limits=DIE).measure(built), Rejected)
+
+
+def test_failures_are_tried_again(remembering: Evaluator) -> None:
+    for _ in range(2):
+        assert compiles(remembering)
+    poisoned = replace(remembering, estimator=FixedEstimator(np.nan))
+    assert rejected(poisoned).reason is RejectReason.NOT_A_NUMBER
+    assert isinstance(remembering.evaluate(FP32), Measured)
+
+
+def test_a_damaged_database_does_not_stop_the_search(
+    remembering: Evaluator, first: Measured, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tuning.db").write_bytes(b"rubbish" * 1000)
+    assert isinstance(remembering.evaluate(FP32), Measured)
+    assert not compiles(remembering)
+    (message,) = caplog.messages
+    assert "is damaged" in message

@@ -1,0 +1,1 @@
+"""The tuning database: what earlier runs measured and estimated, found again by content."""
