@@ -87,11 +87,11 @@ def compile_library(module: tvm.IRModule, path: Path) -> None:
     """Compile the module for this machine's processor into a shared library at `path`."""
     target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
     with target:
-        lowered = without_checks(relax.get_default_pipeline(target)(module))
+        lowered = _without_checks(relax.get_default_pipeline(target)(module))
     relax.build(lowered, target, relax_pipeline=None).export_library(str(path))
 
 
-def without_checks(module: tvm.IRModule) -> tvm.IRModule:
+def _without_checks(module: tvm.IRModule) -> tvm.IRModule:
     """The lowered module without the checks of types and shapes at the beginning of every function.
 
     Sessions bind buffers once, of the sizes the layout says; checking all of them again in every step of a burst takes
