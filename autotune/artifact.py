@@ -36,6 +36,10 @@ class TargetIdentity:
     tokenizer_fingerprint: str
     backend: str = "onnxruntime"
     """The compiler it was measured with; the draft may have another."""
+    device: str = "cpu"
+    """The kind of device it was measured on; the draft was compiled for the same."""
+    precision: Precision = Precision.FP32
+    """What it was compiled in: what the pair emits is this program's output."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from autotune.artifact import DRAFT_FOLDER, Manifest, verify_artifact
 from autotune.compile.sandbox import Limits
 from autotune.contest import Contender, ContestRequest, ContestResult, hold_contest
-from autotune.devices import device_lock, find_device
+from autotune.devices import check_compiled_for, device_lock, find_device
 from autotune.errors import AutotuneError, BadRequest
 from autotune.program import Program
 from autotune.programs import compile_target
@@ -67,7 +67,7 @@ def bench_artifact(request: BenchRequest) -> BenchResult:
     return BenchResult(
         artifact=str(request.artifact),
         target=target.id,
-        device=find_device("cpu").fingerprint,
+        device=find_device(manifest.target.device).fingerprint,
         threads=request.threads or manifest.threads,
         lookahead=manifest.lookahead,
         prompts=len(pair.statistics),
@@ -93,6 +93,7 @@ def check_lossless(request: BenchRequest) -> tuple[int, int, int]:
 
 def _open(request: BenchRequest) -> tuple[Manifest, Target]:
     manifest = verify_artifact(request.artifact)
+    check_compiled_for(manifest.target.device, request.artifact)
     target = resolve_target(request.target or manifest.target.id)
     if target.fingerprint != manifest.target.fingerprint:
         raise BadRequest(f"{request.artifact} was made for {manifest.target.id}, not for this {target.id}")
@@ -102,8 +103,12 @@ def _open(request: BenchRequest) -> tuple[Manifest, Target]:
 def _contest(request: BenchRequest, manifest: Manifest, target: Target) -> ContestResult:
     program = Program.read(request.artifact / DRAFT_FOLDER)
     tokens = tokenize(_prompts(request, manifest), target.open_tokenizer(), program.capacity_tokens)
+    made_for = manifest.target
+    target_program = compile_target(
+        target, made_for.backend, program.capacity_tokens, device=made_for.device, precision=made_for.precision
+    )
     contest = ContestRequest(
-        target=str(compile_target(target, program.backend, program.capacity_tokens)),
+        target=str(target_program),
         contenders=(Contender(str(request.artifact / DRAFT_FOLDER), manifest.lookahead),),
         prompts=tuple(tuple(prompt.ids.tolist()) for prompt in tokens),
         max_new_tokens=request.max_new_tokens,
@@ -113,7 +118,7 @@ def _contest(request: BenchRequest, manifest: Manifest, target: Target) -> Conte
         threads=request.threads or manifest.threads,
         repeats=request.repeats,
     )
-    result = hold_contest(contest, Limits(_TIME_LIMIT_S), device_lock("cpu"))
+    result = hold_contest(contest, Limits(_TIME_LIMIT_S), device_lock(made_for.device))
     if isinstance(result, Rejected):
         raise AutotuneError(f"decoding failed: {result.reason.value}, {result.detail}")
     return result

@@ -72,12 +72,17 @@ def run(
     ffn: Annotated[str | None, typer.Option(help="FFN size.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Hidden size; default: the source's.")] = None,
     lookahead: Annotated[str | None, typer.Option(help="Lookahead k; default: 0:8.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, int8 or both, with a comma.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Drafts: fp32, fp16, bf16, int8, with commas; default: fp32,int8; on cuda fp16.")
+    ] = None,
+    target_precision: Annotated[
+        str | None, typer.Option(help="Target: fp32, fp16 or bf16; default: fp32, or fp16 on cuda.")
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(help="onnxruntime, tvm or both; the target takes the first."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Device; default: cpu.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cpu.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Workload's temperature; 0 is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Workload's top-k; 0 is off.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Workload's top-p; 1 is off.")] = None,

@@ -60,7 +60,10 @@ class TuneConfig(BaseModel):
     ffn: str | None = None
     hidden: str | None = None
     lookahead: str = "0:8"
-    precision: Precisions = (Precision.FP32, Precision.INT8)
+    precision: Precisions | None = None
+    """Of drafts; what usually pays on the device if None (see `autotune.precisions`)."""
+    target_precision: Precision | None = None
+    """What the target is compiled in; fp32 if None, or fp16 where its backend has no fp32 on the device."""
     backend: Names = ("onnxruntime",)
     device: str = "cpu"
 

@@ -9,18 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 from pydantic import TypeAdapter
 
+from autotune.candidate import Precision
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.results import Rejected
 from autotune.runtime.decode import Decoder, DecodeRequest, Statistics, prefill
 from autotune.runtime.session import Session, open_session
 from autotune.sampling import SamplingSettings
 
-NEAR_TIE = 1e-4
-"""Top two logits closer than this, relative to the largest, may swap when positions are computed together."""
+NEAR_TIE = {Precision.FP32: 1e-4, Precision.FP16: 2**-7, Precision.BF16: 2**-4}
+"""Logits closer than this to the largest, relative to it, may swap with it when positions are computed together.
+
+At half precisions: eight steps of the format, since every activation on the way is rounded to it.
+"""
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,9 @@ def differs_at_near_tie(
     context = [*prompt, *expected[:place]]
     prefill(target, context[:-1])
     logits = target.logits(context[-1:], len(context) - 1)[0]
-    second, first = np.partition(logits, -2)[-2:]
-    level = bool(first - second <= NEAR_TIE * max(abs(float(first)), 1.0))
-    return level and output[place] in np.argsort(logits)[-2:]
+    largest = float(logits.max())
+    lower = min(float(logits[expected[place]]), float(logits[output[place]]))
+    return largest - lower <= NEAR_TIE[target.program.precision] * max(abs(largest), 1.0)
 
 
 def _decode_request(request: ContestRequest, index: int) -> DecodeRequest:

@@ -8,9 +8,10 @@ import psutil
 from filelock import FileLock
 
 from autotune.cache import cache_root
-from autotune.errors import BadRequest
+from autotune.cuda_driver import CudaDriver, CudaUnavailable
+from autotune.errors import ArtifactError, BadRequest
 
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -20,23 +21,43 @@ class Device:
     kind: str
     name: str
     cores: int
+    """Cores this process may use; of a GPU, its multiprocessors."""
     memory_bytes: int
     features: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """One line that is equal only for interchangeable devices."""
-        return ":".join([self.kind, self.name, f"{self.cores} cores", *self.features])
+        return ":".join([self.kind, self.name, f"{self.cores} {core_word(self.kind)}", *self.features])
+
+
+def core_word(kind: str) -> str:
+    """What `Device.cores` counts."""
+    return "cores" if kind == "cpu" else "multiprocessors"
 
 
 def find_device(kind: str) -> Device:
     """The device of that kind on this machine; BadRequest if there is none."""
-    if kind != "cpu":
+    if kind not in DEVICES:
         raise BadRequest(f"unknown device {kind!r}; this version knows: {', '.join(DEVICES)}")
+    if kind == "cuda":
+        return _find_gpu()
     name, flags = _processor()
     features = tuple(flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd", "sve") if flag in flags)
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
     return Device("cpu", name, cores or 1, psutil.virtual_memory().total, features)
+
+
+def check_compiled_for(kind: str, folder: Path) -> None:
+    """ArtifactError, naming the folder, if what it holds was compiled for a kind of device that is not here."""
+    try:
+        find_device(kind)
+    except BadRequest as error:
+        reason = str(error).removeprefix(f"--device {kind}: ").partition(";")[0]
+        raise ArtifactError(
+            f"{folder} was compiled for {kind}, which cannot be used here: {reason}; "
+            "open it on a machine that has one, or make another with --device cpu"
+        ) from None
 
 
 def device_lock(kind: str) -> FileLock:
@@ -44,6 +65,17 @@ def device_lock(kind: str) -> FileLock:
     folder = cache_root() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{kind}.lock")
+
+
+def _find_gpu() -> Device:
+    """The first GPU that is visible; a small draft's speed depends on the host that launches its kernels too."""
+    try:
+        gpu = CudaDriver().gpu()
+    except CudaUnavailable as error:
+        raise BadRequest(f"--device cuda: {error}; use --device cpu") from None
+    capability, version = "".join(map(str, gpu.capability)), ".".join(map(str, gpu.cuda_version))
+    features = (f"sm_{capability}", f"CUDA {version}", f"host {_processor()[0]}")
+    return Device("cuda", gpu.name, gpu.multiprocessors, gpu.memory_bytes, features)
 
 
 def _processor() -> tuple[str, frozenset[str]]:

@@ -3,7 +3,6 @@
 import json
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -13,13 +12,12 @@ from packaging.requirements import Requirement
 
 from autotune.cache import cache_bytes, cache_root
 from autotune.compile.base import BACKENDS, load_backend
-from autotune.devices import DEVICES, find_device
+from autotune.devices import core_word, find_device
 from autotune.errors import BadRequest
 
 DISTRIBUTION = "draft-autotune"
 
 _ORT_FLAVOURS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")
-_NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -117,24 +115,12 @@ def _backend(name: str) -> BackendFinding:
 def _devices() -> Iterator[DeviceFinding]:
     cpu = find_device("cpu")
     yield DeviceFinding("cpu", cpu.name, cpu.cores, cpu.memory_bytes, cpu.features, None)
-    gpus = _nvidia_gpus()
-    for gpu in gpus:
-        yield DeviceFinding("cuda", gpu, None, None, (), _no_cuda())
-    if not gpus:
-        yield DeviceFinding("cuda", "none", None, None, (), "nvidia-smi finds no GPU on this machine")
-
-
-def _nvidia_gpus() -> list[str]:
-    """Names of the NVIDIA GPUs the driver lists."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    query = [program, "--query-gpu=name", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=_NVIDIA_SMI_TIMEOUT_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []  # installed, but without a driver or a device behind it
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+        gpu = find_device("cuda")
+    except BadRequest as error:
+        yield DeviceFinding("cuda", "none", None, None, (), str(error))
+    else:
+        yield DeviceFinding("cuda", gpu.name, gpu.cores, gpu.memory_bytes, gpu.features, _no_cuda())
 
 
 def _no_cuda() -> str | None:
@@ -145,8 +131,6 @@ def _no_cuda() -> str | None:
         return f"onnxruntime cannot be imported ({error})"
     if "CUDAExecutionProvider" not in get_available_providers():
         return "this onnxruntime has no CUDA provider: pip install onnxruntime-gpu in place of onnxruntime"
-    if "cuda" not in DEVICES:
-        return f"this version of {DISTRIBUTION} tunes for: {', '.join(DEVICES)}"
     return None
 
 
@@ -207,7 +191,7 @@ def describe(diagnosis: Diagnosis, *, as_json: bool = False) -> str:
 def _device_line(device: DeviceFinding) -> str:
     line = f"{device.kind}: {device.name}"
     if device.cores is not None and device.memory_bytes is not None:
-        line += f", {device.cores} cores, {device.memory_bytes / 2**30:.1f} GiB"
+        line += f", {device.cores} {core_word(device.kind)}, {device.memory_bytes / 2**30:.1f} GiB"
     return ", ".join([line, *device.features]) + _because(device.reason)
 
 

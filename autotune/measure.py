@@ -1,8 +1,8 @@
 """How long a compiled program takes: the measuring protocol, and the jobs that run it in a sandboxed worker.
 
-Every sample is: read foreign memory (see `MeasureSettings.evict_bytes`), start the clock, run, stop the clock.  Runs
-for n = 1 … N are interleaved round robin, so that a machine that changes speed changes all of them alike.  Sessions
-return only when their results are in host memory, which synchronises the device on both sides of the clock.
+Every sample is: read foreign memory of the device (see `MeasureSettings.evict_bytes`), start the clock, run, stop the
+clock.  Runs for n = 1 … N are interleaved round robin, so that a machine that changes speed changes all of them alike.
+Sessions return only when their results are in host memory, which synchronises the device on both sides of the clock.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,7 @@ from filelock import FileLock
 from pydantic import TypeAdapter
 
 from autotune.compile.sandbox import CandidateRejected, Limits, Phase, run_sandboxed
+from autotune.cuda_driver import CudaDriver
 from autotune.devices import find_device
 from autotune.results import LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
 from autotune.runtime.decode import Decoder, DecodeRequest, Statistics, prefill
@@ -53,16 +54,18 @@ class TargetRequest:
     seed: int = 0
 
 
-def sample_seconds(runs: Sequence[Callable[[], object]], settings: MeasureSettings) -> tuple[tuple[float, ...], ...]:
+def sample_seconds(
+    runs: Sequence[Callable[[], object]], settings: MeasureSettings, device: str = "cpu"
+) -> tuple[tuple[float, ...], ...]:
     """Seconds of every sample of every run, interleaved until `min_time_s` and `min_samples` are both reached."""
-    foreign = np.ones(settings.evict_bytes // 8)
+    read_foreign = foreign_reader(device, settings.evict_bytes)
     for run in runs:
         _warm_up(run, settings, settings.max_time_s / (4 * len(runs)))
     samples: list[list[float]] = [[] for _ in runs]
     measured_s = 0.0
     while len(samples[0]) < MAX_SAMPLES:
         for run, seconds in zip(runs, samples, strict=True):
-            foreign.sum()
+            read_foreign()
             began = perf_counter()
             run()
             seconds.append(perf_counter() - began)
@@ -73,6 +76,13 @@ def sample_seconds(runs: Sequence[Callable[[], object]], settings: MeasureSettin
         if measured_s >= settings.max_time_s and count >= _FEWEST_SAMPLES:
             break
     return tuple(tuple(seconds) for seconds in samples)
+
+
+def foreign_reader(device: str, size_bytes: int) -> Callable[[], object]:
+    """A function that passes that much memory of no other use through the device's caches, and waits for it."""
+    if device == "cuda" and size_bytes:
+        return CudaDriver().copier(-(-size_bytes // 2)).copy  # a copy reads one half and writes the other
+    return np.ones(size_bytes // 8).sum
 
 
 def _warm_up(run: Callable[[], object], settings: MeasureSettings, most_s: float) -> None:
@@ -182,7 +192,8 @@ def _run(
 
 
 def _table(session: Session, runs: Sequence[Callable[[], object]], settings: MeasureSettings) -> LatencyTable:
-    return LatencyTable(sample_seconds(runs, settings), settings, find_device(session.program.device).fingerprint)
+    device = session.program.device
+    return LatencyTable(sample_seconds(runs, settings, device), settings, find_device(device).fingerprint)
 
 
 def _fill(session: Session, count: int, seed: int) -> list[int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from autotune.artifact import DRAFT_FOLDER, TOKENIZER_FOLDER, Manifest, verify_artifact
+from autotune.devices import check_compiled_for
 from autotune.errors import ArtifactError, BadRequest
 from autotune.program import Program
 from autotune.programs import compile_target
@@ -53,7 +54,7 @@ class Pair:
 
         `target` names the target as `--target` does (a name or a checkpoint folder); by default the one the artifact
         was made for, as it was named then.  Raises ArtifactError if the artifact is damaged or belongs to another
-        target.
+        target, or to a device that is not here.
         """
         folder = Path(artifact)
         manifest = verify_artifact(folder)
@@ -62,10 +63,15 @@ class Pair:
             raise ArtifactError(
                 f"{folder} was made for {manifest.target.id}, not for this {resolved.id}: its weights differ"
             )
+        made_for = manifest.target
+        check_compiled_for(made_for.device, folder)
         draft_program = Program.read(folder / DRAFT_FOLDER) if manifest.draft else None
         capacity = draft_program.capacity_tokens if draft_program else None
         count = threads or manifest.threads
-        target_session = open_session(compile_target(resolved, manifest.target.backend, capacity), count)
+        target_program = compile_target(
+            resolved, made_for.backend, capacity, device=made_for.device, precision=made_for.precision
+        )
+        target_session = open_session(target_program, count)
         draft_session = open_session(folder / DRAFT_FOLDER, count) if draft_program else None
         tokenizer = Tokenizer.open(folder / TOKENIZER_FOLDER)
         return Pair(manifest, tokenizer, Decoder(target_session, draft_session, manifest.lookahead))

@@ -1,6 +1,5 @@
 """Everything a run needs before the first trial: models, device, traces, the target's latency, the proxy."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -16,6 +15,7 @@ from autotune.devices import Device, device_lock, find_device
 from autotune.errors import AutotuneError, BadRequest
 from autotune.evaluate import Evaluator, WorkerLimits
 from autotune.measure import TargetRequest, measure_target_sandboxed
+from autotune.precisions import draft_precisions, target_precision
 from autotune.programs import compile_target
 from autotune.progress import Observer
 from autotune.proxy.base import Axes, Estimator, Preparation, prepare_estimator
@@ -56,6 +56,9 @@ class Request:
     context_tokens: int
     workload: str
     """Content key of the prompts or traces."""
+    precision: tuple[Precision, ...]
+    """Of drafts."""
+    target_precision: Precision
 
     @property
     def training_threads(self) -> int:
@@ -71,6 +74,8 @@ class Request:
             "source_fingerprint": self.source.fingerprint,
             "device_fingerprint": self.device.fingerprint,
             "workload": self.workload,
+            "precision": [precision.value for precision in self.precision],
+            "target_precision": self.target_precision.value,
         }
 
 
@@ -96,12 +101,13 @@ def resolve(config: TuneConfig) -> Request:
     """The request behind a configuration; what can be refused is refused here, before anything is written."""
     device = find_device(config.device)
     supported = {name: load_backend(name, device.kind).precisions(device.kind) for name in config.backend}
-    _check_precisions(config, supported)
+    precision = draft_precisions(config.precision, device.kind, supported)
+    exact = target_precision(config.target_precision, device.kind, supported)
     target = resolve_target(config.target)
     source = target if config.source is None else resolve_target(config.source)
     if source != target:
         check_same_tokenizer(target, source)
-    space = make_space(source.shape, config.ranges, config.backend, config.precision, supported)
+    space = make_space(source.shape, config.ranges, config.backend, precision, supported)
     context = min(target.numerics.context_tokens, source.numerics.context_tokens, MOST_CONTEXT_TOKENS)
     if space.max_lookahead + 2 > context:
         raise BadRequest(f"--lookahead {config.lookahead}: such bursts do not fit into the context of {context} tokens")
@@ -109,14 +115,25 @@ def resolve(config: TuneConfig) -> Request:
     workload = workload_key(
         target, config.sampling, config.prompts, config.traces, context_tokens=context, seed=config.seed
     )
-    return Request(config, target, source, device, space, context, workload)
+    return Request(config, target, source, device, space, context, workload, precision, exact)
 
 
 def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbench:
     """The workbench of a request; a resumed run goes on with the target's latencies it began with."""
     config, target = request.config, request.target
     observer.phase("Compiling the target")
-    program = compile_target(target, config.backend[0], request.context_tokens)
+    if request.target_precision is not Precision.FP32:
+        because = "as asked" if config.target_precision else f"{config.backend[0]} has no fp32 on {request.device.kind}"
+        observer.note(
+            f"the target is compiled in {request.target_precision} ({because}): the pair's output is that program's"
+        )
+    program = compile_target(
+        target,
+        config.backend[0],
+        request.context_tokens,
+        device=request.device.kind,
+        precision=request.target_precision,
+    )
     limits = worker_limits(config)
     latency = folder.read_latency()
     if latency is None:
@@ -131,9 +148,8 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
         latency = measured
         folder.write_latency(latency)
     threads = latency.verify.settings.threads
-    observer.note(
-        f"{threads} thread{'s' if threads > 1 else ''}: {latency.step_s * 1e3:.3f} ms a token without a draft"
-    )
+    computing = f"{threads} thread{'s' if threads > 1 else ''}" if request.device.kind == "cpu" else request.device.name
+    observer.note(f"{computing}: {latency.step_s * 1e3:.3f} ms a token without a draft")
     observer.phase("Recording the target's traces")
     traces = record_workload(request, program, threads, observer)
     estimator = train_estimator(request, traces.train, observer)
@@ -148,7 +164,7 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
             max_round_s=config.max_latency,
         ),
         lookaheads=request.space.lookahead.values,
-        measuring=draft_measuring(latency, target),
+        measuring=draft_measuring(latency, target, request.target_precision),
         limits=limits,
         device=request.device.kind,
         work=folder.work,
@@ -213,6 +229,7 @@ def record_workload(request: Request, program: Path, threads: int, observer: Obs
         seed=config.seed,
         open_model=lambda: open_session(program, threads),
         on_progress=lambda done, total: observer.progress(done / total),
+        computed_by=f"{request.device.kind} {request.target_precision}",
     )
     wanted = int(training_tokens(request) * TRACED_SHARE)
     if config.traces is not None:
@@ -264,22 +281,30 @@ def search_axes(space: SearchSpace) -> Axes:
 def target_measuring(request: Request) -> MeasureSettings:
     """How the target is measured: in the middle of a usual text, and with a draft's bytes read between its runs."""
     context = min(_USUAL_CONTEXT_TOKENS, request.context_tokens - request.space.max_lookahead - 1)
-    foreign_bytes = min(request.space.smallest.decode_parameters * 4, MOST_EVICT_BYTES)
+    foreign_bytes = _evict_bytes(request.space.smallest, request.target_precision)
     # Measured once and divided by in every score: worth more time than a draft's latencies.
     return MeasureSettings(context_tokens=context, threads=1, evict_bytes=foreign_bytes, min_time_s=_TARGET_MIN_TIME_S)
 
 
-def draft_measuring(latency: TargetLatency, target: Target) -> MeasureSettings:
+def draft_measuring(latency: TargetLatency, target: Target, precision: Precision) -> MeasureSettings:
     """How drafts are measured: as the target was, but behind a read of as many bytes as the target's weights."""
-    read_bytes = min(target.shape.decode_parameters * 4, MOST_EVICT_BYTES)
     settings = latency.verify.settings
-    return MeasureSettings(settings.context_tokens, settings.threads, evict_bytes=read_bytes)
+    return MeasureSettings(settings.context_tokens, settings.threads, evict_bytes=_evict_bytes(target.shape, precision))
+
+
+def _evict_bytes(shape: DraftShape, precision: Precision) -> int:
+    return min(int(shape.decode_parameters * precision.weight_bytes), MOST_EVICT_BYTES)
 
 
 def thread_counts(config: TuneConfig, device: Device) -> tuple[int, ...]:
-    """Thread counts worth trying: what the user fixed, or powers of two up to the cores."""
+    """Thread counts worth trying: what the user fixed, or powers of two up to the cores.
+
+    A GPU computes by itself; the host's thread only starts its kernels.
+    """
     if config.threads is not None:
         return (config.threads,)
+    if device.kind != "cpu":
+        return (1,)
     counts = {1 << power for power in range(device.cores.bit_length())} | {device.cores}
     return tuple(sorted(count for count in counts if count <= device.cores))
 
@@ -294,32 +319,20 @@ def _smallest_draft(request: Request) -> Path:
     """A program of the space's smallest shape with random weights, to measure the decoding loop with."""
     smallest = request.space.smallest
     backend = request.config.backend[0]
+    settings = CompileSettings(request.target_precision, request.context_tokens, request.device.kind)
     key = content_key(
         vars(smallest),
         vars(request.target.numerics),
         backend,
         request.device.fingerprint,
-        request.context_tokens,
+        vars(settings),
         source_hashes("autotune.compile"),
     )
 
     def make(folder: Path) -> None:
-        weights = random_weights(smallest, request.target.numerics)
-        build_program(backend, weights, CompileSettings(Precision.FP32, request.context_tokens), folder)
+        build_program(backend, random_weights(smallest, request.target.numerics), settings, folder)
 
     return cached_folder("small-drafts", key, make)
-
-
-def _check_precisions(config: TuneConfig, supported: Mapping[str, frozenset[Precision]]) -> None:
-    """BadRequest if a precision, or a backend, was asked for in vain."""
-    for precision in config.precision:
-        if not any(precision in precisions for precisions in supported.values()):
-            known = ", ".join(sorted(set().union(*supported.values())))
-            raise BadRequest(f"backend {' and '.join(supported)} has no {precision}; use --precision {known}")
-    for name, precisions in supported.items():
-        if not precisions & set(config.precision):
-            known = ", ".join(sorted(precisions))
-            raise BadRequest(f"backend {name} has none of the precisions asked for; add --precision {known}")
 
 
 def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:

@@ -11,20 +11,32 @@ from autotune.program import PROGRAM_SCHEMA
 from autotune.targets import Target
 
 
-def compile_target(target: Target, backend: str, capacity_tokens: int | None = None) -> Path:
-    """The folder of the target's fp32 program, built now if the cache does not hold it.
+def compile_target(
+    target: Target,
+    backend: str,
+    capacity_tokens: int | None = None,
+    *,
+    device: str = "cpu",
+    precision: Precision = Precision.FP32,
+) -> Path:
+    """The folder of the target's program, built now if the cache does not hold it.
 
     `capacity_tokens`: positions of its key/value cache; the target's whole context if not given.
     """
     capacity_tokens = capacity_tokens or target.numerics.context_tokens
-    # The processor, since some backends compile to its machine code and several machines may share a cache.
-    processor = find_device("cpu").fingerprint
+    settings = CompileSettings(precision, capacity_tokens, device)
+    # The device itself, since some backends compile to its machine code and several machines may share a cache.
     key = content_key(
-        target.fingerprint, backend, _compiler_versions(backend), processor, capacity_tokens, PROGRAM_SCHEMA
+        target.fingerprint,
+        backend,
+        _compiler_versions(backend),
+        find_device(device).fingerprint,
+        vars(settings),
+        PROGRAM_SCHEMA,
     )
 
     def make(folder: Path) -> None:
-        build_program(backend, target.read_weights(), CompileSettings(Precision.FP32, capacity_tokens), folder)
+        build_program(backend, target.read_weights(), settings, folder)
 
     return cached_folder("targets", key, make)
 

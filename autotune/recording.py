@@ -50,6 +50,8 @@ class Recorder:
     seed: int
     open_model: OpenModel
     on_progress: Progress
+    computed_by: str = "cpu fp32"
+    """Device and precision of the model: where logits are level, they decide what comes next."""
 
     def from_prompts(self, prompts: str, training_tokens: int) -> WorkloadTraces:
         """The splits of a prompts file (or `builtin`), with about `training_tokens` tokens to train on."""
@@ -82,7 +84,13 @@ class Recorder:
         contents = [(prompt.ids.tolist(), prompt.category) for prompt in prompts]
         settings = vars(self.settings)
         key = content_key(
-            self.target.fingerprint, settings, self.max_new_tokens, self.context_tokens, self.seed, contents
+            self.target.fingerprint,
+            self.computed_by,
+            settings,
+            self.max_new_tokens,
+            self.context_tokens,
+            self.seed,
+            contents,
         )
 
         def make(folder: Path) -> None:

@@ -106,4 +106,5 @@ def _facts(
         versions=package_versions(),
         looping_share=bench.traces.estimate.looping_share,
         interrupted=interrupted,
+        target_precision=request.target_precision,
     )

@@ -33,7 +33,12 @@ def ship(
     finalist, validated = winner or (None, None)
     manifest = Manifest(
         target=TargetIdentity(
-            target.id, target.fingerprint, target.tokenizer_fingerprint, bench.request.config.backend[0]
+            id=target.id,
+            fingerprint=target.fingerprint,
+            tokenizer_fingerprint=target.tokenizer_fingerprint,
+            backend=bench.request.config.backend[0],
+            device=bench.request.device.kind,
+            precision=bench.request.target_precision,
         ),
         lookahead=validated.lookahead if validated else 0,
         # Only batch 1 is decoded and measured so far; a larger batch has no entry rather than a guess.

@@ -171,7 +171,7 @@ def _failures(failures: Sequence[FailureSummary]) -> Iterable[str]:
 
 def _run_table(summary: RunSummary) -> str:
     rows = [
-        ["target", summary.target],
+        ["target", f"{summary.target} ({summary.target_precision})"],
         ["drafts pruned from", summary.source],
         ["device", summary.device],
         [

@@ -29,6 +29,7 @@ def summarise(facts: RunFacts) -> RunSummary:
     return RunSummary(
         schema_version=SCHEMA_VERSION,
         target=facts.target,
+        target_precision=facts.target_precision.value,
         source=facts.source,
         device=facts.device,
         verdict=verdict,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+from autotune.candidate import Precision
 from autotune.results import Figure, Score, TargetLatency, TrialRecord, Validated
 
 SCHEMA_VERSION = 1
@@ -36,6 +37,8 @@ class RunFacts:
     looping_share: float | None = None
     """Share of the estimation split's continuations that loop; loops are easy to draft and inflate acceptance."""
     interrupted: bool = False
+    target_precision: Precision = Precision.FP32
+    """What the target was compiled in."""
 
 
 class Verdict(StrEnum):
@@ -170,6 +173,7 @@ class RunSummary:
 
     schema_version: int
     target: str
+    target_precision: str
     source: str
     device: str
     verdict: Verdict

@@ -5,7 +5,7 @@ the first token given, and everything at and after it is overwritten, so rolling
 `start`.  Returned arrays are views that the next call may overwrite.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.devices import check_compiled_for
 from autotune.errors import ArtifactError
 from autotune.program import Drafting, Program
 from autotune.sampling import SamplingSettings
@@ -58,18 +59,32 @@ class Session(Protocol):
         """Free the program and its cache."""
 
 
-SESSIONS = {
-    "onnxruntime": "autotune.runtime.ort_session:OrtSession",
-    "tvm": "autotune.runtime.tvm_session:TvmSession",
+SESSIONS: Mapping[str, Mapping[str, str]] = {
+    "onnxruntime": {
+        "cpu": "autotune.runtime.ort_session:OrtSession",
+        "cuda": "autotune.runtime.ort_cuda_session:OrtCudaSession",
+    },
+    "tvm": {
+        "cpu": "autotune.runtime.tvm_session:TvmSession",
+    },
 }
-"""Session class of each backend, as `module:class`; imported only when a program of that backend is opened."""
+"""Session class of each backend on each device, as `module:class`; imported only when such a program is opened."""
 
 
 def open_session(folder: Path, threads: int) -> Session:
-    """A fresh session of the compiled program in `folder`, computing with that many threads."""
+    """A fresh session of the compiled program in `folder`, computing with that many threads.
+
+    ArtifactError if it cannot be run by this version, on this machine, or at all.
+    """
     program = Program.read(folder)
     if program.backend not in SESSIONS:
         raise ArtifactError(f"{folder} was compiled by {program.backend!r}; this version runs: {', '.join(SESSIONS)}")
-    module, _, name = SESSIONS[program.backend].partition(":")
+    if program.device not in SESSIONS[program.backend]:
+        known = ", ".join(SESSIONS[program.backend])
+        raise ArtifactError(
+            f"{folder} was compiled by {program.backend} for {program.device!r}; this version runs it on: {known}"
+        )
+    check_compiled_for(program.device, folder)
+    module, _, name = SESSIONS[program.backend][program.device].partition(":")
     session: Session = getattr(import_module(module), name)(folder, program, threads)
     return session

@@ -9,6 +9,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from autotune import contest
+from autotune.candidate import Precision
 from autotune.compile.sandbox import Limits, Phase
 from autotune.contest import (
     Contender,
@@ -163,6 +164,21 @@ def test_only_the_first_difference_decides_and_only_a_level_one_is_forgiven(
     gap: float, output: list[int], verdict: bool | None
 ) -> None:
     assert differs_at_near_tie(level_session(gap), (1, 2), [3, 0], output) is verdict
+
+
+@pytest.mark.parametrize(
+    ("precision", "gap", "verdict"),
+    [
+        (Precision.FP16, 0.03, True),
+        (Precision.FP16, 0.04, False),
+        (Precision.BF16, 0.2, True),
+        (Precision.BF16, 0.3, False),
+    ],
+)
+def test_what_is_level_depends_on_the_targets_precision(precision: Precision, gap: float, verdict: bool) -> None:
+    session = level_session(gap)
+    session.program = replace(session.program, precision=precision)
+    assert differs_at_near_tie(session, (1, 2), [3, 0], [5, 0]) is verdict
 
 
 def test_a_near_tie_is_relative_to_the_logits() -> None:

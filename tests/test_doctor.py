@@ -1,11 +1,12 @@
 import json
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 
-from autotune import doctor
+from autotune import devices, doctor
+from autotune.cuda_driver import CudaDriver
 from autotune.errors import BadRequest
+from tests.support.fake_cuda import FakeCuda
 
 
 @pytest.fixture(autouse=True)
@@ -89,37 +90,30 @@ def test_unusable_backend_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("providers", "devices", "reason"),
+    ("providers", "reason"),
     [
-        (["CUDAExecutionProvider", "CPUExecutionProvider"], ("cpu", "cuda"), None),
-        (["CUDAExecutionProvider", "CPUExecutionProvider"], ("cpu",), "tunes for: cpu"),
-        (["CPUExecutionProvider"], ("cpu", "cuda"), "has no CUDA provider"),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], None),
+        (["CPUExecutionProvider"], "has no CUDA provider"),
     ],
 )
 def test_gpu_counts_only_with_a_provider(
-    monkeypatch: pytest.MonkeyPatch, providers: list[str], devices: tuple[str, ...], reason: str | None
+    monkeypatch: pytest.MonkeyPatch, providers: list[str], reason: str | None
 ) -> None:
-    answer = CompletedProcess([], 0, stdout="Example GPU 80GB\n")
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/bin/" + name)
-    monkeypatch.setattr(doctor.subprocess, "run", lambda *args, **kwargs: answer)
+    monkeypatch.setattr(devices, "CudaDriver", lambda: CudaDriver(FakeCuda(["Example GPU 80GB"])))
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
-    monkeypatch.setattr(doctor, "DEVICES", devices)
-    gpu = doctor.examine().devices[1]
+    diagnosis = doctor.examine()
+    gpu = diagnosis.devices[1]
 
-    assert gpu.name == "Example GPU 80GB"
+    assert (gpu.kind, gpu.name, gpu.cores) == ("cuda", "Example GPU 80GB", 132)
     assert (gpu.reason is None) if reason is None else (reason in (gpu.reason or ""))
+    assert "cuda: Example GPU 80GB, 132 multiprocessors, 80.0 GiB, sm_90" in doctor.describe(diagnosis)
 
 
-def test_broken_nvidia_smi_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hang(*args: object, timeout: float, **kwargs: object) -> None:
-        raise doctor.subprocess.TimeoutExpired("nvidia-smi", timeout)
-
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/bin/" + name)
-    monkeypatch.setattr(doctor.subprocess, "run", hang)
-
+def test_a_driver_without_a_gpu_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "CudaDriver", lambda: CudaDriver(FakeCuda([])))
     gpu = doctor.examine().devices[1]
     assert (gpu.kind, gpu.name) == ("cuda", "none")
-    assert gpu.reason
+    assert "the NVIDIA driver finds no GPU" in (gpu.reason or "")
 
 
 def test_description_names_problems_and_remedies(monkeypatch: pytest.MonkeyPatch) -> None:

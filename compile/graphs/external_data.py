@@ -23,14 +23,17 @@ class ExternalData:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def append(self, name: str, array: NDArray[np.generic]) -> onnx.TensorProto:
-        """The initialiser `name` whose values, `array` in row-major order, now stand in the file."""
+    def append(self, name: str, array: NDArray[np.generic], data_type: int | None = None) -> onnx.TensorProto:
+        """The initialiser `name` whose values, `array` in row-major order, now stand in the file.
+
+        data_type: what the bits of the array mean, where NumPy has no such type.
+        """
         self._file.write(bytes(-self._file.tell() % ALIGNMENT_BYTES))
         offset = self._file.tell()
         self._file.write(np.ascontiguousarray(array).data)
         tensor = onnx.TensorProto(
             name=name,
-            data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+            data_type=data_type or onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
             dims=array.shape,
             data_location=onnx.TensorProto.EXTERNAL,
         )

@@ -8,11 +8,13 @@ input                           type      meaning
 `tokens` `[1, n]`               int64     the new tokens
 `seqlens_k` `[1]`               int32     position of the last new token
 `total_sequence_length` `[]`    int32     positions in the cache afterwards, the new ones included
-`past.I.key`, `past.I.value`    float32   `[1, kv_heads, capacity_tokens, head_dim]`, head_dim rounded up to 16s
+`past.I.key`, `past.I.value`    floats    `[1, kv_heads, capacity_tokens, head_dim]`, head_dim rounded up to 16s
 =============================== ========= ====================================================================
 
 Outputs: `logits` `[1, n, vocab]` float32, `argmax` `[1, n]` int64 (the first of equal maxima), and `present.I.key`,
 `present.I.value`, to be bound to the same memory as `past.I.…`: the cache is then updated in place, never copied.
+
+Floats are float32, or one of the half precisions: weights, activations and cache alike, but for the logits.
 """
 
 import math
@@ -27,10 +29,11 @@ from onnx import TensorProto, helper
 
 from autotune.candidate import DraftShape, Precision
 from autotune.compile.graphs.external_data import ExternalData
+from autotune.compile.graphs.floats import FLOAT_TYPES, stored_floats
 from autotune.compile.graphs.head_alignment import aligned_heads
 from autotune.compile.graphs.rotary import rotary_caches
 from autotune.quantization import quantise
-from autotune.weights import ModelWeights
+from autotune.weights import FloatArray, ModelWeights
 
 GRAPH_VERSION = "1"
 """Raise it when the graph of given weights changes: compiled programs are cached by it."""
@@ -45,17 +48,24 @@ _BLOCK_ROWS = 64
 
 
 def llama_graph(
-    weights: ModelWeights, precision: Precision, capacity_tokens: int, data: ExternalData
+    weights: ModelWeights,
+    precision: Precision,
+    capacity_tokens: int,
+    data: ExternalData,
+    floats: Precision = Precision.FP32,
 ) -> onnx.ModelProto:
-    """The decoder's graph; its arrays are appended to `data`."""
+    """The decoder's graph; its arrays are appended to `data`.
+
+    precision: of the matrices; floats: of everything else, and of the matrices too if they are not quantised.
+    """
     model = aligned_heads(weights, HEAD_MULTIPLE)
-    writer = _GraphWriter(model, precision, data)
+    writer = _GraphWriter(model, precision, data, floats)
     writer.decoder(weights.shape.head_dim, capacity_tokens)
     graph = helper.make_graph(
         writer.nodes,
         "llama",
-        inputs=_inputs(model.shape, capacity_tokens),
-        outputs=_outputs(model.shape, capacity_tokens),
+        inputs=_inputs(model.shape, capacity_tokens, FLOAT_TYPES[floats]),
+        outputs=_outputs(model.shape, capacity_tokens, FLOAT_TYPES[floats]),
         initializer=writer.initializers,
     )
     return helper.make_model(graph, opset_imports=_OPSETS, ir_version=_IR_VERSION)
@@ -64,12 +74,13 @@ def llama_graph(
 class _GraphWriter:
     """Nodes and initialisers in the making; each method adds some and returns the name of their first result."""
 
-    def __init__(self, model: ModelWeights, precision: Precision, data: ExternalData):
+    def __init__(self, model: ModelWeights, precision: Precision, data: ExternalData, floats: Precision):
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._model = model
         self._precision = precision
         self._data = data
+        self._floats = floats
 
     def decoder(self, head_dim: int, capacity_tokens: int) -> None:
         """Everything from `tokens` to `argmax`; head_dim: the model's own, before its heads were aligned."""
@@ -89,15 +100,15 @@ class _GraphWriter:
             last = index + 1 == self._model.shape.layers
             next_norm = "norm" if last else f"layers.{index + 1}.attn.norm"
             normed, residual = self._add_and_norm(self._ffn(prefix, normed), residual, next_norm)
-        self._linear(normed, "head", output="logits")
+        self._head(normed)
         self._node("ArgMax", ["logits"], ["argmax"], axis=-1, keepdims=0)
 
     def _rotary(self, head_dim: int, capacity_tokens: int) -> None:
         """Adds the constants `rotary.cosines` and `rotary.sines`, as wide as the aligned heads."""
         added = (self._model.shape.head_dim - head_dim) // 2
         cosines, sines = rotary_caches(self._model.numerics, head_dim, capacity_tokens)
-        self._constant("rotary.cosines", np.pad(cosines, ((0, 0), (0, added))))
-        self._constant("rotary.sines", np.pad(sines, ((0, 0), (0, added))))
+        self._float_constant("rotary.cosines", np.pad(cosines, ((0, 0), (0, added))))
+        self._float_constant("rotary.sines", np.pad(sines, ((0, 0), (0, added))))
 
     def _attention(self, index: int, normed: str, scale: float) -> str:
         """Attention of layer `index`: rotates queries and keys, appends keys and values to the cache, attends."""
@@ -129,6 +140,13 @@ class _GraphWriter:
         product = self._node("Mul", [silu, f"{up}.output"], [f"{prefix}.ffn.product"])
         return self._linear(product, f"{prefix}.ffn.down", output=f"{prefix}.ffn.output")
 
+    def _head(self, normed: str) -> None:
+        """The value `logits`, in float32 whatever the other floats are."""
+        if self._floats is Precision.FP32:
+            self._linear(normed, "head", output="logits")
+        else:
+            self._node("Cast", [self._linear(normed, "head", output="head.output")], ["logits"], to=TensorProto.FLOAT)
+
     def _add_and_norm(self, value: str, residual: str, norm: str) -> tuple[str, str]:
         """The normed sum of `value` and `residual`, and the sum itself."""
         normed, total = f"{norm}.output", f"{norm}.residual"
@@ -145,19 +163,23 @@ class _GraphWriter:
         """`value` times the transposed weights `names` (`[out, in]` each), their outputs side by side."""
         parts = [self._model.arrays[name] for name in names]
         name = f"{output}.weight"
-        if self._precision is Precision.FP32:
-            return self._node("MatMul", [value, self._constant(name, _side_by_side(parts))], [output])
+        if self._precision in FLOAT_TYPES:
+            stored = _side_by_side([stored_floats(part, self._floats) for part in parts])
+            return self._node("MatMul", [value, self._constant(name, stored, FLOAT_TYPES[self._floats])], [output])
         quantised = [quantise(part) for part in parts]
         values = self._constant(name, _side_by_side([part.values for part in quantised]))
         scales = self._constant(f"{output}.scales", np.concatenate([part.scales for part in quantised]))
         return self._node("DynamicQuantizeMatMul", [value, values, scales], [output], _MICROSOFT)
 
     def _weight(self, name: str) -> str:
-        """The canonical weight as it is."""
-        return self._constant(name, self._model.arrays[name])
+        """The canonical weight, unquantised."""
+        return self._float_constant(name, self._model.arrays[name])
 
-    def _constant(self, name: str, array: NDArray[np.generic]) -> str:
-        self.initializers.append(self._data.append(name, array))
+    def _float_constant(self, name: str, array: FloatArray) -> str:
+        return self._constant(name, stored_floats(array, self._floats), FLOAT_TYPES[self._floats])
+
+    def _constant(self, name: str, array: NDArray[np.generic], data_type: int | None = None) -> str:
+        self.initializers.append(self._data.append(name, array, data_type))
         return name
 
     def _node(
@@ -183,24 +205,24 @@ def _side_by_side(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return stacked
 
 
-def _inputs(shape: DraftShape, capacity_tokens: int) -> list[onnx.ValueInfoProto]:
+def _inputs(shape: DraftShape, capacity_tokens: int, float_type: int) -> list[onnx.ValueInfoProto]:
     return [
         helper.make_tensor_value_info("tokens", TensorProto.INT64, [1, "n"]),
         helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, [1]),
         helper.make_tensor_value_info("total_sequence_length", TensorProto.INT32, []),
-        *_cache_values("past", shape, capacity_tokens),
+        *_cache_values("past", shape, capacity_tokens, float_type),
     ]
 
 
-def _outputs(shape: DraftShape, capacity_tokens: int) -> list[onnx.ValueInfoProto]:
+def _outputs(shape: DraftShape, capacity_tokens: int, float_type: int) -> list[onnx.ValueInfoProto]:
     return [
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "n", shape.vocab]),
         helper.make_tensor_value_info("argmax", TensorProto.INT64, [1, "n"]),
-        *_cache_values("present", shape, capacity_tokens),
+        *_cache_values("present", shape, capacity_tokens, float_type),
     ]
 
 
-def _cache_values(prefix: str, shape: DraftShape, capacity_tokens: int) -> list[onnx.ValueInfoProto]:
+def _cache_values(prefix: str, shape: DraftShape, capacity_tokens: int, float_type: int) -> list[onnx.ValueInfoProto]:
     size = [1, shape.kv_heads, capacity_tokens, shape.head_dim]
     names = chain.from_iterable((f"{prefix}.{i}.key", f"{prefix}.{i}.value") for i in range(shape.layers))
-    return [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name in names]
+    return [helper.make_tensor_value_info(name, float_type, size) for name in names]

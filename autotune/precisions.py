@@ -1,0 +1,63 @@
+"""Which precisions a run uses where the user did not say, and which ones a backend cannot serve on a device."""
+
+from collections.abc import Iterable, Mapping
+
+from autotune.candidate import Precision
+from autotune.errors import BadRequest
+
+Supported = Mapping[str, frozenset[Precision]]
+"""What each backend of the run can store matrices as on its device; the target takes the first backend."""
+
+TARGET_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16)
+"""Best first.  A quantised target is refused: the scale of its activations is shared by all tokens of a call, so its
+logits depend on how many are verified together, and the pair's output would not be the target's own."""
+
+_USUAL = {"cpu": (Precision.FP32, Precision.INT8), "cuda": (Precision.FP16,)}
+
+
+def draft_precisions(asked: tuple[Precision, ...] | None, device: str, supported: Supported) -> tuple[Precision, ...]:
+    """The precisions of drafts: those asked for, or the device's usual ones that a backend has.
+
+    BadRequest if a precision, or a backend, was asked for in vain.
+    """
+    for name, precisions in supported.items():
+        if not precisions:
+            raise BadRequest(f"backend {name} has no code for {device}: leave it out of --backend")
+    everything = frozenset().union(*supported.values())
+    if asked is None:
+        usual = tuple(precision for precision in _USUAL.get(device, ()) if precision in everything)
+        asked = usual or tuple(sorted(everything))
+    for precision in asked:
+        if precision not in everything:
+            names, known = " and ".join(supported), _names(everything)
+            raise BadRequest(f"backend {names} has no {precision} on {device}; use --precision {known}")
+    for name, precisions in supported.items():
+        if not precisions & set(asked):
+            raise BadRequest(
+                f"backend {name} has none of the precisions asked for on {device}; add --precision {_names(precisions)}"
+            )
+    return asked
+
+
+def target_precision(asked: Precision | None, device: str, supported: Supported) -> Precision:
+    """What the target is compiled in: as asked, or the best its backend has on the device."""
+    backend = next(iter(supported))
+    known = [precision for precision in TARGET_PRECISIONS if precision in supported[backend]]
+    if not known:
+        raise BadRequest(f"backend {backend} can compile no target for {device}: name another one first in --backend")
+    if asked is None:
+        return known[0]
+    if asked not in TARGET_PRECISIONS:
+        raise BadRequest(
+            f"--target-precision {asked}: a quantised target's logits depend on how many tokens are verified together, "
+            f"so the pair's output would not be the target's own; use {_names(known)}"
+        )
+    if asked not in known:
+        raise BadRequest(
+            f"--target-precision {asked}: backend {backend} has no {asked} on {device}; use {_names(known)}"
+        )
+    return asked
+
+
+def _names(precisions: Iterable[Precision]) -> str:
+    return ", ".join(sorted(precisions))
