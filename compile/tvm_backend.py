@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from autotune.candidate import Precision
+from autotune.compile import tvm_cuda
 from autotune.compile.base import CompileSettings
 from autotune.devices import find_device
 from autotune.errors import BadRequest
@@ -30,12 +31,14 @@ LINKERS = ("g++", "c++", "clang++")
 
 
 class TvmBackend:
-    """TVM's LLVM code generator, from kernels scheduled by hand."""
+    """TVM's LLVM and CUDA code generators, from kernels scheduled by hand."""
 
     name = "tvm"
 
     def precisions(self, device: str) -> frozenset[Precision]:
-        """Fp32 on the CPU."""
+        """Fp32 on the CPU; fp32 and both half precisions on a GPU."""
+        if device == "cuda":
+            return tvm_cuda.PRECISIONS
         return frozenset({Precision.FP32} if device == "cpu" else ())
 
     def unavailable(self, device: str) -> str | None:
@@ -44,7 +47,7 @@ class TvmBackend:
             return "apache-tvm is not installed: pip install 'apache-tvm>=0.27'"
         if not any(shutil.which(linker) for linker in LINKERS):
             return f"TVM links programs with a C++ compiler, and none of {', '.join(LINKERS)} is here: install g++"
-        return None
+        return tvm_cuda.unavailable() if device == "cuda" else None
 
     def versions(self) -> Mapping[str, str]:
         """Versions of TVM and of the module builder."""
@@ -52,12 +55,16 @@ class TvmBackend:
             "apache-tvm": version("apache-tvm"),
             "apache-tvm-ffi": version("apache-tvm-ffi"),
             "autotune-tvm-llama": _builder().GRAPH_VERSION,
+            "autotune-tvm-cuda": tvm_cuda.GRAPH_VERSION,
         }
 
     def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write the program into an existing, empty folder."""
         if weights.numerics.family != "llama":
             raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
+        if settings.device == "cuda":
+            tvm_cuda.build(weights, settings, self.versions(), folder)
+            return
         capacity_tokens = settings.capacity_tokens
         llama_tvm = _builder()
         stored = _write_arrays(llama_tvm.packed_weights(weights, capacity_tokens), folder / WEIGHTS_FILE)

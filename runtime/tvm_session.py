@@ -160,7 +160,7 @@ def _load(folder: Path, layout: TvmLayout, threads: int) -> Any:
     if hashlib.sha256(content).hexdigest() != layout.library_sha256:
         raise ArtifactError(f"{folder}/{LIBRARY_FILE} is corrupt: its checksum is wrong; compile the draft again")
     prepare_pool(threads)
-    ffi = _runtime()
+    ffi = load_runtime()
     try:
         machine = ffi.load_module(str(folder / LIBRARY_FILE))["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
@@ -170,7 +170,7 @@ def _load(folder: Path, layout: TvmLayout, threads: int) -> Any:
     return machine
 
 
-def _runtime() -> Any:
+def load_runtime() -> Any:
     """The binding layer `tvm_ffi` with TVM's runtime library loaded; ArtifactError if TVM is not installed."""
     found = find_spec("tvm")  # finds the package without importing it, and with it the compiler
     if found is None or not found.submodule_search_locations:

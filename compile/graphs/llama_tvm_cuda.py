@@ -22,9 +22,6 @@ from autotune.compile.graphs.tvm_cuda_kernels import PIECE_TOKENS, Matrix
 from autotune.compile.graphs.tvm_cuda_packing import packed_weights
 from autotune.weights import ModelWeights, Numerics
 
-GRAPH_VERSION = "1"
-"""Raise it when the module or the packing of given weights changes: compiled programs are cached by it."""
-
 Sizes = dict[str, Size]
 
 
