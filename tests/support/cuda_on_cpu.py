@@ -3,6 +3,7 @@
 Everything else is the real thing: TVM's generated source, its host code, virtual machine and runtime, and the session.
 """
 
+import ctypes
 import os
 import re
 import shutil
@@ -51,3 +52,14 @@ def _compile(*arguments: str) -> None:
     flags = ("-O1", "-shared", "-fPIC", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE")
     done = subprocess.run([compiler() or "g++", *flags, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def launch(library: bytes, kernel: bytes, blocks: int, threads: int) -> None:
+    """Run a kernel of what `compile_kernels` returned, with null pointers; for a process with the stand-in."""
+    driver = ctypes.CDLL(_SONAMES[0])
+    module, function, null = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+    assert driver.cuModuleLoadData(ctypes.byref(module), library) == 0
+    assert driver.cuModuleGetFunction(ctypes.byref(function), module, kernel) == 0
+    config = (ctypes.c_uint * 16)(blocks, 1, 1, threads, 1, 1)
+    parameters = (ctypes.c_void_p * 16)(*[ctypes.addressof(null)] * 16)
+    assert driver.cuLaunchKernelEx(config, function, parameters, None) == 0
