@@ -189,7 +189,7 @@ class _ModuleWriter:
         now |= dict(zip((name for name in present if name in _UPDATED), made, strict=True))
 
     def _run(self, name: str, arguments: Sequence[Any], written: Sequence[int] = ()) -> Any:
-        """What the kernel of that name makes of what it updates in place: the last argument, unless others are named."""
+        """What the kernel makes of what it updates in place: the last argument, unless others are named."""
         places = list(written) or [len(arguments) - 1]
         types = [arguments[index].ty for index in places]
         call = relax.op.call_tir_inplace(self._kernel(name), list(arguments), places, types if written else types[0])

@@ -134,8 +134,8 @@ def block_combine(
 ) -> None:
     """Adds the combination of `values[0 … count - 1]` (registers) over the block, which every thread gets in them.
 
-    combine: the combination of two lists of `count` expressions.  What threads wrote to memory before can be read by all
-    of them afterwards.
+    combine: the combination of two lists of `count` expressions.  What threads wrote to
+    memory before can be read by all of them afterwards.
     """
     warps = threads // WARP
     other, fresh, gathered = registers(count), registers(count), shared(warps, count)

@@ -12,7 +12,7 @@ a gate) is done where they are made.  Its threads share the inputs and add up at
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
@@ -146,7 +146,7 @@ def matmul(matrix: Matrix, make_finish: Callable[..., Finish], norm_eps: float |
     pairs, warps = columns // 2, threads // WARP
 
     def body(x: Any, state: Any, *others: Any) -> None:
-        gain = others[0] if normed else None
+        gain = others[0] if normed else x  # x stands in; it is not read as one
         weight, *targets = others[normed:]
         finish = make_finish(state, *targets)
         with launched(threads, matrix.blocks) as (thread, block):
@@ -159,7 +159,7 @@ def matmul(matrix: Matrix, make_finish: Callable[..., Finish], norm_eps: float |
                     load(weight, [block, c], vector * WORDS, packed, [c])
                 for c in range(columns):
                     for j in range(width):
-                        put(weights, [c, j], widened(matrix.precision, lambda i, c=c: packed[c, i], j))
+                        put(weights, [c, j], widened(matrix.precision, partial(_at, packed, c), j))
                 if normed:
                     for start in range(0, width, WORDS):
                         with T.vectorized(WORDS) as j:
@@ -421,6 +421,11 @@ def _lengths(state: Any, row: Any, parts: int) -> tuple[Any, Any]:
     """Positions that a row attends to, and how many of them are a part."""
     length = T.Cast("int32", state[0]) + row + 1
     return length, T.max(T.int32(_SHORTEST_PART), (length + parts - 1) // parts)
+
+
+def _at(buffer: Any, row: int, index: int) -> Any:
+    """The buffer's element there."""
+    return buffer[row, index]
 
 
 def _number(precision: Precision, word: Any, index: int) -> Any:

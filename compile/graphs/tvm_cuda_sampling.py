@@ -162,12 +162,12 @@ def draw(head_rows: int, longest_burst: int, logits: Size, head_tokens: Size | N
                 put(total, [0], running[side, thread] - number[0])
                 put(found, [0], T.int32(0))
                 put(place, [0], T.int32(0))
-                with each_share() as i, when(T.And(mine(i) < head_rows, found[0] == 0)):
-                    with when(weight(mine(i)) > T.float32(0)):
-                        put(place, [0], mine(i))
-                        put(total, [0], total[0] + weight(mine(i)))
-                        with when(total[0] > wanted[0]):
-                            put(found, [0], T.int32(1))
+                unfinished = found[0] == 0
+                with each_share() as i, when(T.And(mine(i) < head_rows, unfinished)), when(weight(mine(i)) > 0.0):
+                    put(place, [0], mine(i))
+                    put(total, [0], total[0] + weight(mine(i)))
+                    with when(total[0] > wanted[0]):
+                        put(found, [0], T.int32(1))
                 put(token, [0], T.Cast("int64", place[0]) if ids is None else ids[place[0]])
                 put(chosen, [burst_place], weight(place[0]))
                 advance(state, drafted, token[0])

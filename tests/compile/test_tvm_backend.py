@@ -19,7 +19,7 @@ SHAPE = DraftShape(layers=2, heads=4, kv_heads=2, head_dim=16, hidden=64, ffn=88
 
 
 def test_versions_name_the_packages_and_the_module() -> None:
-    assert set(TvmBackend().versions()) == {"apache-tvm", "apache-tvm-ffi", "autotune-tvm-llama"}
+    assert set(TvmBackend().versions()) == {"apache-tvm", "apache-tvm-ffi", "autotune-tvm-llama", "autotune-tvm-cuda"}
 
 
 def test_other_families_and_precisions_are_refused(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ pytest.importorskip("tvm", reason="apache-tvm is not installed")
 ROOT = Path(__file__).parents[2]
 SUITE = "tests/support/tvm_cuda_on_cpu.py"
 QUICK = (
-    "TestLargerModels or (grouped and not sampled and not precisions and not trimmed) or "
-    "(sampled and grouped-1 and one) or (trimmed_head_draws and grouped and one) or (precisions and fp16-odd)"
+    "(four_columns and fp16) or (decode or moved or (burst and one and 4)) and grouped and not sampled and not trimmed"
+    " or (trimmed_head_draws and odd and one) or (precisions and odd and bf16)"
 )
-"""Tests that between them run every kernel, in both ways of storing numbers."""
+"""Tests that between them run every kernel, in every way of storing numbers."""
 
 
 def run_suite(folder: Path, *options: str) -> str:

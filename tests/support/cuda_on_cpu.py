@@ -56,7 +56,7 @@ def _compile(*arguments: str) -> None:
 
 def launch(library: bytes, kernel: bytes, blocks: int, threads: int) -> None:
     """Run a kernel of what `compile_kernels` returned, with null pointers; for a process with the stand-in."""
-    driver = ctypes.CDLL(_SONAMES[0])
+    driver = ctypes.CDLL(_SONAMES[0], ctypes.RTLD_GLOBAL)
     module, function, null = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
     assert driver.cuModuleLoadData(ctypes.byref(module), library) == 0
     assert driver.cuModuleGetFunction(ctypes.byref(function), module, kernel) == 0

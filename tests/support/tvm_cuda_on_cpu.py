@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from autotune.candidate import DraftShape, Precision
-
 from autotune.compile import tvm_cuda
 from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.graphs import tvm_cuda_compiler
@@ -50,7 +49,7 @@ class TestLargerModels:
         tokens = np.random.default_rng(7).integers(0, shape.vocab, length).tolist()
         expected = reference_logits(dequantised(weights, precision), tokens, folder / "checkpoint")
         assert_close(session.logits(tokens, 0), expected, tolerance)
-        for rows in (1, 2, 3, 5, 10):
+        for rows in (1, 2, 3, 5):
             start = length - rows
             assert_close(session.logits(tokens[start:], start), expected[start:], tolerance)
 
@@ -58,8 +57,8 @@ class TestLargerModels:
     def test_several_warps_and_four_columns_a_block(
         self, precision: Precision, tolerance: float, tmp_path: Path
     ) -> None:
-        shape = DraftShape(layers=1, heads=4, kv_heads=2, head_dim=64, hidden=520, ffn=1100, vocab=2100)
-        self.check(shape, precision, 12, tmp_path, tolerance)
+        shape = DraftShape(layers=1, heads=4, kv_heads=2, head_dim=64, hidden=520, ffn=516, vocab=1030)
+        self.check(shape, precision, 9, tmp_path, tolerance)
 
     def test_attention_in_several_parts(self, tmp_path: Path) -> None:
         shape = DraftShape(layers=1, heads=2, kv_heads=1, head_dim=16, hidden=32, ffn=48, vocab=80)
