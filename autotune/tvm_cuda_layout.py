@@ -35,8 +35,8 @@ class TvmCudaLayout:
     """How to call the functions of the library.
 
     `step` decodes up to `piece_tokens` tokens; `burst_k` and `sampled_burst_k` draft k = 1 … `longest_burst`
-    tokens, the latter by drawing them.  All take every buffer, in the order state, scratch, weights, caches.  Buffers lie in the
-    device's memory, are filled with zeros once, and are written in place:
+    tokens, the latter by drawing them.  All take every buffer, in the order state, scratch, weights, caches.  Buffers
+    lie in the device's memory, are filled with zeros once, and are written in place:
 
     ============= ======= =========================================================================================
     state         int64   position of the first token, number of tokens, 0, and from `state_tokens` on the tokens;
