@@ -27,8 +27,8 @@ def test_other_families_and_precisions_are_refused(tmp_path: Path) -> None:
     other = ModelWeights(SHAPE, replace(NUMERICS, family="opt"), weights.arrays)
     with pytest.raises(BadRequest, match="opt"):
         TvmBackend().build(other, CompileSettings(Precision.FP32, 32), tmp_path)
-    with pytest.raises(BadRequest, match="int8"):
-        build_program("tvm", weights, CompileSettings(Precision.INT8, 32), tmp_path)
+    with pytest.raises(BadRequest, match="fp16"):
+        build_program("tvm", weights, CompileSettings(Precision.FP16, 32), tmp_path)
 
 
 def test_what_is_missing_is_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
