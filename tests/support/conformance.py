@@ -1,4 +1,8 @@
-"""What every compiler backend must do.  A backend's test module inherits `BackendConformance` and names the backend."""
+"""What every compiler backend must do.  A backend's test module inherits `BackendConformance` and names the backend.
+
+The class may also name a device, and then the precision that is held to transformers' own results there and how
+closely; everything else the backend can store is held to the weights as that precision stores them.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -13,16 +17,18 @@ from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import CompileSettings, build_program, load_backend
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.errors import ArtifactError
-from autotune.program import Program
+from autotune.program import Drafting, Program
 from autotune.quantization import dequantised
 from autotune.runtime.session import Session, open_session
-from autotune.weights import ModelWeights
+from autotune.sampling import SamplingSettings, distribution, draw_at
+from autotune.weights import ModelWeights, TokenIds, trimmed
 from tests.support import jobs
 from tests.support.models import reference_logits, tiny_weights
 
 CAPACITY = 48
 PROMPT = 9
 LENGTH = 30
+LONGEST_BURST = 4
 
 SHAPES = {
     "grouped": DraftShape(layers=2, heads=4, kv_heads=2, head_dim=32, hidden=64, ffn=88, vocab=317),
@@ -30,6 +36,16 @@ SHAPES = {
     "odd-head": DraftShape(layers=2, heads=4, kv_heads=2, head_dim=6, hidden=36, ffn=20, vocab=33),
     "multi-query": DraftShape(layers=3, heads=5, kv_heads=1, head_dim=32, hidden=40, ffn=56, vocab=101),
 }
+
+
+SAMPLINGS = {
+    "temperature": SamplingSettings(0.7),
+    "top-k": SamplingSettings(1.0, top_k=5),
+    "top-p": SamplingSettings(1.3, top_p=0.8),
+    "top-k and top-p": SamplingSettings(0.9, top_k=12, top_p=0.7),
+}
+QUANTISED_ERROR = {Precision.INT8: 0.1, Precision.INT4: 0.1, Precision.FP16: 0.01, Precision.BF16: 0.05}
+"""Largest relative root-mean-square error of logits against the weights as stored: what activations may add."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ class Compiled:
     folder: Path
     tokens: list[int]
     expected: NDArray[np.float32]
-    """Logits `[LENGTH, vocab]`."""
+    """Logits `[LENGTH, head_rows]`."""
 
 
 def assert_close(actual: NDArray[np.float32], expected: NDArray[np.float32], relative: float = 1e-4) -> None:
@@ -53,18 +69,30 @@ class BackendConformance:
     """Inherit and set `backend` to a name of the registry."""
 
     backend: str
+    device = "cpu"
+    exact = Precision.FP32
+    tolerance = 1e-4
+    """Largest error of a logit at the precision `exact`, relative to the largest logit."""
 
     @pytest.fixture(scope="class", params=SHAPES)
     @classmethod
     def compiled(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-        """Each shape in fp32."""
-        return cls._compile(SHAPES[request.param], Precision.FP32, tmp_path_factory.mktemp("fp32"))
+        """Each shape, exactly."""
+        return cls._compile(tiny_weights(SHAPES[request.param]), cls.exact, tmp_path_factory.mktemp("exact"))
 
     @pytest.fixture(scope="class")
     @classmethod
     def grouped(cls, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
         """One shape, for what does not depend on it."""
-        return cls._compile(SHAPES["grouped"], Precision.FP32, tmp_path_factory.mktemp("grouped"))
+        return cls._compile(tiny_weights(SHAPES["grouped"]), cls.exact, tmp_path_factory.mktemp("grouped"))
+
+    @pytest.fixture(scope="class", params=["grouped", "odd-head"])
+    @classmethod
+    def trimmed(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+        """A shape whose head covers a third of the vocabulary."""
+        shape = SHAPES[request.param]
+        ids = np.sort(np.random.default_rng(3).permutation(shape.vocab)[: shape.vocab // 3])
+        return cls._compile(tiny_weights(shape), cls.exact, tmp_path_factory.mktemp("trimmed"), ids)
 
     @pytest.fixture
     def session(self, compiled: Compiled) -> Iterator[Session]:
@@ -73,54 +101,64 @@ class BackendConformance:
         session.close()
 
     @classmethod
-    def _compile(cls, shape: DraftShape, precision: Precision, folder: Path) -> Compiled:
-        weights = tiny_weights(shape)
-        build_program(cls.backend, weights, CompileSettings(precision, CAPACITY), folder / "program")
-        tokens = np.random.default_rng(7).integers(0, shape.vocab, LENGTH).tolist()
-        expected = reference_logits(dequantised(weights, precision), tokens, folder / "checkpoint")
-        return Compiled(weights, folder / "program", tokens, expected)
+    def _compile(
+        cls, whole: ModelWeights, precision: Precision, folder: Path, token_ids: TokenIds | None = None
+    ) -> Compiled:
+        """The compiled model; its head is trimmed to the token ids, if any are given."""
+        weights = whole if token_ids is None else trimmed(whole, token_ids)
+        build_program(cls.backend, weights, cls.settings(precision), folder / "program")
+        tokens = np.random.default_rng(7).integers(0, whole.shape.vocab, LENGTH).tolist()
+        expected = reference_logits(dequantised(whole, precision), tokens, folder / "checkpoint")
+        return Compiled(weights, folder / "program", tokens, expected if token_ids is None else expected[:, token_ids])
+
+    @classmethod
+    def settings(cls, precision: Precision) -> CompileSettings:
+        return CompileSettings(precision, CAPACITY, cls.device, LONGEST_BURST)
+
+    def close(self, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+        assert_close(actual, expected, self.tolerance)
 
     def test_backend_says_what_it_is(self) -> None:
-        backend = load_backend(self.backend)
+        backend = load_backend(self.backend, self.device)
         assert backend.name == self.backend
-        assert Precision.FP32 in backend.precisions("cpu")
+        assert self.exact in backend.precisions(self.device)
+        assert not backend.precisions("abacus")
         assert backend.versions()
         assert all(isinstance(version, str) and version for version in backend.versions().values())
 
     def test_built_describes_the_program(self, tmp_path: Path) -> None:
         weights = tiny_weights(SHAPES["grouped"])
-        built = build_program(
-            self.backend, weights, CompileSettings(Precision.FP32, CAPACITY), tmp_path / "new" / "program"
-        )
+        built = build_program(self.backend, weights, self.settings(self.exact), tmp_path / "new" / "program")
         program = Program.read(Path(built.program))
-        assert (program.backend, program.shape, program.capacity_tokens) == (self.backend, weights.shape, CAPACITY)
+        assert (program.backend, program.device, program.precision) == (self.backend, self.device, self.exact)
+        assert (program.shape, program.capacity_tokens, program.token_ids) == (weights.shape, CAPACITY, None)
         assert program.numerics == weights.numerics
-        assert program.versions == dict(load_backend(self.backend).versions())
+        assert program.versions == dict(load_backend(self.backend, self.device).versions())
         assert built.build_s > 0
 
     def test_prefill(self, compiled: Compiled, session: Session) -> None:
-        assert_close(session.logits(compiled.tokens, 0), compiled.expected)
+        self.close(session.logits(compiled.tokens, 0), compiled.expected)
 
     def test_decode(self, compiled: Compiled, session: Session) -> None:
         for position, token in enumerate(compiled.tokens):
-            assert_close(session.logits([token], position), compiled.expected[position : position + 1])
+            self.close(session.logits([token], position), compiled.expected[position : position + 1])
 
     @pytest.mark.parametrize("width", [2, 3, 5, 9, 17])
     def test_verify(self, compiled: Compiled, session: Session, width: int) -> None:
         session.greedy(compiled.tokens[:PROMPT], 0)
         for start in range(PROMPT, LENGTH, width):
             end = min(start + width, LENGTH)
-            assert_close(session.logits(compiled.tokens[start:end], start), compiled.expected[start:end])
+            self.close(session.logits(compiled.tokens[start:end], start), compiled.expected[start:end])
 
     def test_tokens_may_be_an_array(self, compiled: Compiled, session: Session) -> None:
-        assert_close(session.logits(np.array(compiled.tokens), 0), compiled.expected)
+        self.close(session.logits(np.array(compiled.tokens), 0), compiled.expected)
 
     def test_rollback(self, compiled: Compiled, session: Session) -> None:
         wrong = [(token + 1) % compiled.weights.shape.vocab for token in compiled.tokens]
         session.logits(compiled.tokens[:PROMPT] + wrong[PROMPT:], 0)
-        assert_close(session.logits(compiled.tokens[PROMPT:], PROMPT), compiled.expected[PROMPT:])
+        self.close(session.logits(compiled.tokens[PROMPT:], PROMPT), compiled.expected[PROMPT:])
         session.logits(wrong, 0)
-        assert_close(session.logits(compiled.tokens, 0), compiled.expected)
+        self.close(session.logits(compiled.tokens, 0), compiled.expected)
 
     def test_greedy_is_the_argmax_of_logits(self, compiled: Compiled, session: Session) -> None:
         for start, end in [(0, PROMPT), (PROMPT, PROMPT + 1), (PROMPT + 1, LENGTH)]:
@@ -136,13 +174,17 @@ class BackendConformance:
         weights = ModelWeights(
             grouped.weights.shape, grouped.weights.numerics, dict(grouped.weights.arrays) | {"head": head}
         )
-        build_program(self.backend, weights, CompileSettings(Precision.FP32, CAPACITY), tmp_path)
+        build_program(self.backend, weights, self.settings(self.exact), tmp_path)
         tokens = open_session(tmp_path, threads=1).greedy(grouped.tokens, 0)
         assert (tokens % 2 == 0).all()
 
+    @pytest.mark.parametrize("drafting", Drafting)
     @pytest.mark.parametrize("given", [1, 2])
-    @pytest.mark.parametrize("count", [1, 2, 8])
-    def test_burst_is_sequential_greedy(self, compiled: Compiled, session: Session, given: int, count: int) -> None:
+    @pytest.mark.parametrize("count", [1, 2, 4, 8])
+    def test_burst_is_sequential_greedy(
+        self, compiled: Compiled, session: Session, drafting: Drafting, given: int, count: int
+    ) -> None:
+        session.drafting = drafting
         prompt = compiled.tokens[:PROMPT]
         expected = [int(session.greedy(prompt, 0)[-1])]
         while len(expected) < count:
@@ -152,20 +194,24 @@ class BackendConformance:
         assert drafted == expected
         assert all(type(token) is int for token in drafted)
 
-    def test_a_burst_caches_all_but_its_last_token(self, compiled: Compiled, session: Session) -> None:
+    @pytest.mark.parametrize("drafting", Drafting)
+    def test_a_burst_caches_all_but_its_last_token(
+        self, compiled: Compiled, session: Session, drafting: Drafting
+    ) -> None:
+        session.drafting = drafting
         prompt = compiled.tokens[:PROMPT]
         session.greedy(prompt, 0)
         drafted = session.burst(prompt[-1:], PROMPT - 1, 4)
         end = PROMPT + 3
         continued = session.logits(drafted[-1:], end).copy()
-        assert_close(continued, session.logits(prompt + drafted, 0)[-1:])
+        self.close(continued, session.logits(prompt + drafted, 0)[-1:])
         with pytest.raises(ValueError, match="start"):
             session.greedy([0], PROMPT + 5)
 
     def test_the_whole_capacity_is_usable(self, compiled: Compiled, session: Session) -> None:
         tokens = (compiled.tokens * 2)[:CAPACITY]
         first = session.logits(tokens[:-1], 0)[:LENGTH].copy()
-        assert_close(first, compiled.expected)
+        self.close(first, compiled.expected)
         assert session.greedy(tokens[-1:], CAPACITY - 1).shape == (1,)
         session.burst(tokens[CAPACITY - 4 : CAPACITY - 3], CAPACITY - 4, 4)
 
@@ -183,15 +229,19 @@ class BackendConformance:
             session.burst([1], PROMPT, CAPACITY - PROMPT + 1)
         with pytest.raises(ValueError, match="at least one"):
             session.burst([1], PROMPT, 0)
-        assert_close(session.logits(compiled.tokens[PROMPT:], PROMPT), compiled.expected[PROMPT:])
+        with pytest.raises(ValueError, match="at least one"):
+            session.sampled_burst([1], PROMPT, 0, SAMPLINGS["temperature"], [])
+        with pytest.raises(ValueError, match=f"{CAPACITY} tokens"):
+            session.sampled_burst([1], PROMPT, CAPACITY - PROMPT + 1, SAMPLINGS["temperature"], [0.5] * CAPACITY)
+        self.close(session.logits(compiled.tokens[PROMPT:], PROMPT), compiled.expected[PROMPT:])
 
     def test_sessions_of_one_program_are_independent(self, compiled: Compiled, session: Session) -> None:
         other = open_session(compiled.folder, threads=2)
         session.greedy(compiled.tokens[:PROMPT], 0)
         other.greedy(compiled.tokens[::-1], 0)
-        assert_close(session.logits(compiled.tokens[PROMPT:], PROMPT), compiled.expected[PROMPT:])
+        self.close(session.logits(compiled.tokens[PROMPT:], PROMPT), compiled.expected[PROMPT:])
         other.close()
-        assert_close(session.logits(compiled.tokens, 0), compiled.expected)
+        self.close(session.logits(compiled.tokens, 0), compiled.expected)
 
     def test_a_moved_program_runs_in_a_fresh_process(self, compiled: Compiled, tmp_path: Path) -> None:
         moved = shutil.copytree(compiled.folder, tmp_path / "moved")
@@ -208,12 +258,90 @@ class BackendConformance:
                 open_session(folder, threads=1)
 
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_int8_is_close_to_its_dequantised_weights(self, shape: str, tmp_path: Path) -> None:
-        if Precision.INT8 not in load_backend(self.backend).precisions("cpu"):
-            pytest.skip(f"{self.backend} has no int8")
-        compiled = self._compile(SHAPES[shape], Precision.INT8, tmp_path)
+    @pytest.mark.parametrize("precision", QUANTISED_ERROR)
+    def test_other_precisions_are_close_to_the_weights_they_store(
+        self, shape: str, precision: Precision, tmp_path: Path
+    ) -> None:
+        if precision not in load_backend(self.backend, self.device).precisions(self.device):
+            pytest.skip(f"{self.backend} has no {precision} on {self.device}")
+        compiled = self._compile(tiny_weights(SHAPES[shape]), precision, tmp_path)
         session = open_session(compiled.folder, threads=1)
         steps = [session.logits([token], position)[0].copy() for position, token in enumerate(compiled.tokens)]
         for logits in (session.logits(compiled.tokens, 0), np.array(steps)):
             error = np.sqrt(np.mean((logits - compiled.expected) ** 2) / np.mean(compiled.expected**2))
-            assert error < 0.1
+            assert error < QUANTISED_ERROR[precision]
+
+    def test_a_trimmed_head_proposes_only_its_tokens(self, trimmed: Compiled) -> None:
+        ids = _ids(trimmed)
+        session = open_session(trimmed.folder, threads=1)
+        assert session.program.token_ids == tuple(ids.tolist())
+        assert session.program.shape == trimmed.weights.shape
+        self.close(session.logits(trimmed.tokens, 0), trimmed.expected)
+        assert session.greedy(trimmed.tokens, 0).tolist() == ids[trimmed.expected.argmax(axis=1)].tolist()
+        for drafting in Drafting:
+            session.drafting = drafting
+            session.greedy(trimmed.tokens[:PROMPT], 0)
+            drafted = session.burst(trimmed.tokens[PROMPT - 1 : PROMPT], PROMPT - 1, 4)
+            assert set(drafted) <= set(ids.tolist())
+            follows = session.greedy(drafted, PROMPT)
+            assert drafted[1:] == follows[:-1].tolist()
+
+    @pytest.mark.parametrize("drafting", Drafting)
+    @pytest.mark.parametrize("sampling", SAMPLINGS)
+    @pytest.mark.parametrize("given", [1, 2])
+    def test_a_sampled_burst_draws_from_its_distributions(
+        self, compiled: Compiled, session: Session, drafting: Drafting, sampling: str, given: int
+    ) -> None:
+        for count in (1, 3, 4, 6):
+            self._check_sampled(compiled, session, drafting, SAMPLINGS[sampling], given, count)
+
+    @pytest.mark.parametrize("drafting", Drafting)
+    def test_a_trimmed_head_draws_only_its_tokens(self, trimmed: Compiled, drafting: Drafting) -> None:
+        session = open_session(trimmed.folder, threads=1)
+        for sampling in SAMPLINGS.values():
+            self._check_sampled(trimmed, session, drafting, sampling, 1, 4)
+
+    def _check_sampled(
+        self,
+        compiled: Compiled,
+        session: Session,
+        drafting: Drafting,
+        sampling: SamplingSettings,
+        given: int,
+        count: int,
+    ) -> None:
+        """The burst's tokens, probabilities and distributions against `autotune.sampling` on the program's logits."""
+        session.drafting = drafting
+        prompt, vocab = compiled.tokens[:PROMPT], compiled.weights.shape.vocab
+        noise = np.random.default_rng([count, given]).random(count).tolist()
+        session.greedy(prompt, 0)
+        burst = session.sampled_burst(prompt[-given:], PROMPT - given, count, sampling, noise)
+        drawn = [burst.distribution(place).copy() for place in range(count)]
+        assert len(burst.tokens) == len(burst.probabilities) == count
+        assert all(type(token) is int for token in burst.tokens)
+
+        other = open_session(compiled.folder, threads=1)
+        other.greedy(prompt, 0)
+        for place, token in enumerate(burst.tokens):
+            before = [*prompt, *burst.tokens[:place]]
+            logits = other.logits(before[-1:], len(before) - 1)[0]
+            expected = np.zeros(vocab)
+            expected[_ids(compiled)] = distribution(logits, sampling)
+            assert drawn[place].shape == (vocab,)
+            assert np.abs(drawn[place] - expected).max() < 1e-4
+            assert burst.probabilities[place] == pytest.approx(expected[token], abs=1e-4)
+            assert burst.probabilities[place] > 0
+            near = {draw_at(expected, min(max(noise[place] + shift, 0.0), 1 - 1e-12)) for shift in (-1e-4, 0.0, 1e-4)}
+            assert token in near
+        # All but the last token entered the cache.
+        end = PROMPT + count - 1
+        self.close(session.logits(burst.tokens[-1:], end), other.logits(burst.tokens[-1:], end))
+        with pytest.raises(ValueError, match="start"):
+            session.greedy([0], end + 2)
+        other.close()
+
+
+def _ids(compiled: Compiled) -> TokenIds:
+    """The tokens of the head's rows."""
+    ids = compiled.weights.token_ids
+    return np.arange(compiled.weights.shape.vocab) if ids is None else ids
