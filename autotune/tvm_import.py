@@ -1,20 +1,32 @@
-"""Imports TVM's binding layer without the torch that it would load beside it."""
+"""Imports TVM without the torch that it would load beside it."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
 
-def import_tvm_ffi() -> ModuleType:
-    """The module `tvm_ffi`; torch is not imported along with it, unless it is loaded already.
+@contextmanager
+def torch_left_out() -> Iterator[None]:
+    """Inside of the block torch cannot be imported, unless it or TVM is loaded already.
 
-    `tvm_ffi` imports torch where it finds it, only to exchange tensors with it: more than a second and some hundred
-    megabytes for every process that opens a program.  An entry of None makes the import system say it is missing.
+    TVM and its binding layer import torch where they find it, only to exchange tensors with it: more than a second and
+    some hundred megabytes for every process.  An entry of None makes the import system say that it is missing.
     """
-    if "torch" in sys.modules or "tvm_ffi" in sys.modules:
-        return import_module("tvm_ffi")
+    if "torch" in sys.modules or "tvm" in sys.modules:
+        yield
+        return
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        return import_module("tvm_ffi")
+        yield
     finally:
         del sys.modules["torch"]
+
+
+def import_tvm_ffi() -> ModuleType:
+    """The binding layer, `tvm_ffi`."""
+    if "tvm_ffi" in sys.modules:
+        return import_module("tvm_ffi")
+    with torch_left_out():
+        return import_module("tvm_ffi")

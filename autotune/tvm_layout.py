@@ -10,42 +10,45 @@ from autotune.errors import ArtifactError
 LAYOUT_FILE = "layout.json"
 LIBRARY_FILE = "lib.so"
 WEIGHTS_FILE = "weights.bin"
-
-
-@dataclass(frozen=True)
-class StoredArray:
-    """One float32 array of the weights file, in row-major order."""
-
-    name: str
-    shape: tuple[int, ...]
-    offset_bytes: int
+FUNCTION = "run"
+PARAMETERS = (
+    "control", "tokens", "after", "logits", "drafted", "settings", "noise", "probabilities", "distributions", "scratch",
+    "keys", "values", "ids", "floats", "codes",
+)  # fmt: skip
+"""Buffers of the function, in order."""
 
 
 @dataclass(frozen=True)
 class TvmLayout:
-    """How to call the functions of the library.
+    """How to call the one function of the library.
 
-    `step(tokens, span, after, logits, *scratch, *weights, *caches)` decodes up to `piece_tokens` tokens;
-    `burst_k(tokens, span, after, logits, drafted, *scratch, *weights, *caches)` drafts k = 1 … `longest_burst` tokens.
-    All buffers are given by the caller and written in place:
+    `run` makes one step or several; all buffers are given by the caller, in this order, and written in place:
 
-    ========= ========= ==========================================================================
-    tokens    int64     `[piece_tokens]`
-    span      int32     `[3]`: position of the first token, number of tokens, 0
-    after     int64     `[piece_tokens]`: the arg-max token after each
-    logits    float32   `logits_shape`: one row a token; columns beyond the vocabulary mean nothing
-    drafted   int64     `[longest_burst]`
-    scratch   float32   `scratch_shapes`: memory for activations
-    caches    float32   `cache_shapes`: keys and values, which the caller fills with zeros once
-    ========= ========= ==========================================================================
+    ============= ======= ======================================================================================
+    control       int32   `[4]`: position of the first token, number of tokens, steps, and whether tokens are drawn;
+                          the first two change in a call of several steps
+    tokens        int64   `[piece_tokens]`
+    after         int64   `[piece_tokens]`: the arg-max token after each; a drawn one after the last only
+    logits        float32 `logits_shape`: one row a token; columns beyond the head's rows mean nothing
+    drafted       int64   `[longest_burst]`: the token that each step chose
+    settings      float32 `[3]`: temperature (not 0), top-k (0: off), top-p (1: off)
+    noise         float64 `[longest_burst]`: a uniform number in [0, 1) for each step
+    probabilities float32 `[longest_burst]`: that of each drawn token
+    distributions float32 `[longest_burst, columns of the logits]`: what each token was drawn from
+    scratch       float32 `[scratch_floats]`: memory for activations, which the caller fills with zeros once
+    keys, values  float32 `cache_shapes`: the cache, which the caller fills with zeros once
+    ids           int64   `[head rows]`: the token of each row of a trimmed head; `[1]` and unused for a whole one
+    floats        float32 the weights file
+    codes         `code_type`: the same memory, read as integers
+    ============= ======= ======================================================================================
     """
 
     piece_tokens: int
     longest_burst: int
-    logits_shape: tuple[int, ...]
-    scratch_shapes: tuple[tuple[int, ...], ...]
-    cache_shapes: tuple[tuple[int, ...], ...]
-    weights: tuple[StoredArray, ...]
+    logits_shape: tuple[int, int]
+    scratch_floats: int
+    cache_shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    code_type: str
     weights_bytes: int
     """Size of the weights file."""
     library_sha256: str

@@ -66,6 +66,7 @@ SESSIONS: Mapping[str, Mapping[str, str]] = {
     },
     "tvm": {
         "cpu": "autotune.runtime.tvm_session:TvmSession",
+        "cuda": "autotune.runtime.tvm_cuda_session:TvmCudaSession",
     },
 }
 """Session class of each backend on each device, as `module:class`; imported only when such a program is opened."""

@@ -1,8 +1,8 @@
 """Runs a program compiled by TVM.
 
 Only TVM's runtime library and its binding layer are loaded, neither the compiler nor the rest of the package `tvm`.
-Every buffer is allocated and bound once: a call writes tokens and their place into two small arrays and runs a
-function without arguments.  A burst is one such call for every eight tokens.
+Every buffer is allocated and bound once: a call writes tokens and their place into two small arrays and runs the
+program's one function.  A burst is one such call, whatever its length, up to that of the buffers.
 
 A program is machine code, checked against its checksum and the processor's instruction sets before it is loaded; like
 any executable, open it only if you trust where it comes from.
@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,18 @@ from numpy.typing import NDArray
 
 from autotune.devices import find_device
 from autotune.errors import ArtifactError
-from autotune.program import Program
-from autotune.runtime.huge_pages import huge_pages
-from autotune.runtime.sampled_burst import draw_call_by_call
-from autotune.runtime.session import SampledBurst, Tokens
+from autotune.program import Drafting, Program
+from autotune.runtime.huge_pages import HUGE_PAGE_BYTES, huge_pages
+from autotune.runtime.sampled_burst import draw_call_by_call, over_vocabulary
+from autotune.runtime.session import Probabilities, SampledBurst, Tokens
 from autotune.runtime.tvm_threads import prepare_pool, use_threads
 from autotune.sampling import SamplingSettings
 from autotune.tvm_import import import_tvm_ffi
-from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, TvmLayout
+from autotune.tvm_layout import FUNCTION, LIBRARY_FILE, PARAMETERS, WEIGHTS_FILE, TvmLayout
 from autotune.weights import FloatArray
 
 _RUNTIME_LIBRARY = "libtvm_runtime"
-_CPU, _POOLED_ALLOCATOR = 1, 2
-_PAGE_BYTES = 4096
+_ALIGNMENT_BYTES = 64
 
 
 class TvmSession:
@@ -44,40 +44,30 @@ class TvmSession:
         self.drafting = program.drafting
         self._threads = threads
         layout = TvmLayout.read(folder)
-        machine = _load(folder, layout, threads)
+        function = _load(folder, layout, threads)
         self._configure = import_tvm_ffi().get_global_func("runtime.config_threadpool")
         self._piece_tokens, self._longest_burst = layout.piece_tokens, layout.longest_burst
-        self._tokens = _aligned_zeros((layout.piece_tokens,), np.int64)
-        self._span = _aligned_zeros((3,), np.int32)
-        self._after = _aligned_zeros((layout.piece_tokens,), np.int64)
-        self._logits = _aligned_zeros(layout.logits_shape, np.float32)
-        self._drafted = _aligned_zeros((layout.longest_burst,), np.int64)
-        with huge_pages():
-            weights = _read_weights(folder, layout)
-        scratch = [_aligned_zeros(size, np.float32) for size in layout.scratch_shapes]
-        caches = [_aligned_zeros(size, np.float32) for size in layout.cache_shapes]
-        self._functions = _bind(
-            machine,
-            layout,
-            [self._tokens, self._span, self._after, self._logits],
-            self._drafted,
-            [*scratch, *weights, *caches],
-        )
-        self._step = self._functions["step"]
+        buffers = _allocate(layout, folder, program)
+        self._control, self._tokens, self._after = (buffers[name] for name in ("control", "tokens", "after"))
+        self._logits, self._drafted = buffers["logits"], buffers["drafted"]
+        self._settings, self._noise = buffers["settings"], buffers["noise"]
+        self._probabilities, self._distributions = buffers["probabilities"], buffers["distributions"]
+        tensor: Callable[[NDArray[Any]], Any] = import_tvm_ffi().from_dlpack
+        self._run = partial(function, *[tensor(array) for array in buffers.values()])
         self._cached_tokens = 0
 
     def logits(self, tokens: Tokens, start: int) -> NDArray[np.float32]:
-        """Logits `[n, vocab]` after each of the n tokens; a view, valid until the next call."""
+        """Logits `[n, head_rows]` after each of the n tokens; a view, valid until the next call."""
         self._check(tokens, start)
-        vocab = self.program.shape.vocab
+        columns = self.program.shape.head_rows
         if len(tokens) <= self._piece_tokens:
             self._advance(tokens, start)
-            return self._logits[: len(tokens), :vocab]
-        logits = np.empty((len(tokens), vocab), np.float32)
+            return self._logits[: len(tokens), :columns]
+        logits = np.empty((len(tokens), columns), np.float32)
         for first in range(0, len(tokens), self._piece_tokens):
             piece = tokens[first : first + self._piece_tokens]
             self._advance(piece, start + first)
-            logits[first : first + len(piece)] = self._logits[: len(piece), :vocab]
+            logits[first : first + len(piece)] = self._logits[: len(piece), :columns]
         return logits
 
     def greedy(self, tokens: Tokens, start: int) -> NDArray[np.int64]:
@@ -95,30 +85,40 @@ class TvmSession:
 
     def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
         """`count` greedily drafted tokens; all but the last of them enter the cache behind the given ones."""
-        if count < 1:
-            raise ValueError(f"a burst drafts at least one token, not {count}")
-        self._check(tokens, start, count - 1)
+        self._check_burst(tokens, start, count)
+        longest = self._longest_burst if self.drafting is Drafting.BURST else 1
         drafted: list[int] = []
         while len(drafted) < count:
-            pace = min(count - len(drafted), self._longest_burst)
+            pace = min(count - len(drafted), longest)
             given = drafted[-1:] or tokens
-            self._place(given, start)
-            self._functions[f"burst_{pace}"]()
+            self._advance(given, start, pace)
             drafted += self._drafted[:pace].tolist()
-            start += len(given) + pace - 1
-            self._cached_tokens = start
+            start = self._cached_tokens
         return drafted
 
     def sampled_burst(
         self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
     ) -> SampledBurst:
         """`count` tokens drawn with these settings, each from one number of `noise`."""
-        return draw_call_by_call(self, tokens, start, count, settings, noise)
+        self._check_burst(tokens, start, count)
+        if self.drafting is Drafting.CALLS or count > self._longest_burst or settings.greedy:
+            return draw_call_by_call(self, tokens, start, count, settings, noise)
+        self._settings[:] = (settings.temperature, settings.top_k, settings.top_p)
+        self._noise[:count] = noise[:count]
+        self._advance(tokens, start, count, drawn=True)
+        tokens_drawn, probabilities = self._drafted[:count].tolist(), self._probabilities[:count].tolist()
+        return SampledBurst(tokens_drawn, probabilities, self._distribution)
+
+    def _distribution(self, place: int) -> Probabilities:
+        """What the token at that place of the last burst was drawn from, over the whole vocabulary `[vocab]`."""
+        return over_vocabulary(
+            self.program, self._distributions[place, : self.program.shape.head_rows].astype(np.float64)
+        )
 
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""
-        self._functions.clear()
-        for name in ("_step", "_logits"):
+        self.__dict__.pop("_run", None)
+        for name in ("_logits", "_distributions"):
             self.__dict__.pop(name, None)
 
     def _check(self, tokens: Tokens, start: int, drafted: int = 0) -> None:
@@ -131,22 +131,24 @@ class TvmSession:
         if end > capacity:
             raise ValueError(f"position {end - 1} does not fit: the program was compiled for {capacity} tokens")
 
-    def _advance(self, tokens: Tokens, start: int) -> None:
-        """One step with at most a piece of tokens at `start`, which become the end of the cached sequence."""
-        self._place(tokens, start)
-        self._step()
-        self._cached_tokens = start + len(tokens)
+    def _check_burst(self, tokens: Tokens, start: int, count: int) -> None:
+        """ValueError unless a burst of that length may be drafted behind the tokens."""
+        if count < 1:
+            raise ValueError(f"a burst drafts at least one token, not {count}")
+        self._check(tokens, start, count - 1)
 
-    def _place(self, tokens: Tokens, start: int) -> None:
-        """Write the next call's input."""
+    def _advance(self, tokens: Tokens, start: int, steps: int = 1, drawn: bool = False) -> None:
+        """So many steps from at most a piece of tokens at `start`; what they read is then the cached sequence."""
         use_threads(self._threads, self._configure)
         count = len(tokens)
         self._tokens[:count] = tokens
-        self._span[:] = (start, count, 0)
+        self._control[:] = (start, count, steps, drawn)
+        self._run()
+        self._cached_tokens = start + count + steps - 1
 
 
-def _load(folder: Path, layout: TvmLayout, threads: int) -> Any:
-    """TVM's virtual machine with the folder's library; ArtifactError if it cannot run here."""
+def _load(folder: Path, layout: TvmLayout, threads: int) -> Callable[..., object]:
+    """The function of the folder's library; ArtifactError if it cannot run here."""
     missing = sorted(set(layout.features) - set(find_device("cpu").features))
     if missing:
         raise ArtifactError(
@@ -160,17 +162,16 @@ def _load(folder: Path, layout: TvmLayout, threads: int) -> Any:
     if hashlib.sha256(content).hexdigest() != layout.library_sha256:
         raise ArtifactError(f"{folder}/{LIBRARY_FILE} is corrupt: its checksum is wrong; compile the draft again")
     prepare_pool(threads)
-    ffi = _runtime()
+    ffi = load_runtime()
     try:
-        machine = ffi.load_module(str(folder / LIBRARY_FILE))["vm_load_executable"]()
-        machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+        function: Callable[..., object] = ffi.load_module(str(folder / LIBRARY_FILE))[FUNCTION]
     except (RuntimeError, AttributeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(f"{folder} cannot be loaded by TVM: {reason}") from error
-    return machine
+    return function
 
 
-def _runtime() -> Any:
+def load_runtime() -> Any:
     """The binding layer `tvm_ffi` with TVM's runtime library loaded; ArtifactError if TVM is not installed."""
     found = find_spec("tvm")  # finds the package without importing it, and with it the compiler
     if found is None or not found.submodule_search_locations:
@@ -183,47 +184,63 @@ def _runtime() -> Any:
     raise ArtifactError("the installed tvm has no runtime library: pip install --force-reinstall apache-tvm")
 
 
-def _read_weights(folder: Path, layout: TvmLayout) -> list[FloatArray]:
-    """The arrays of the weights file, in memory; ArtifactError if the file is missing or of another size."""
+def _allocate(layout: TvmLayout, folder: Path, program: Program) -> dict[str, NDArray[Any]]:
+    """The function's buffers by name, in the order of its parameters (see `TvmLayout`), with the weights read.
+
+    All but the logits lie in one block, on huge pages where the system has them: the weights because a step reads all
+    of them; the rest because a small draft, whose turn comes when the target has just read its own weights, would spend
+    much of its time on looking up the addresses of its few pages.
+    """
+    steps, columns = layout.longest_burst, layout.logits_shape[1]
+    keys, values = layout.cache_shapes
+    in_block: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+        "floats": ((layout.weights_bytes // 4,), np.float32),
+        "keys": (keys, np.float32),
+        "values": (values, np.float32),
+        "scratch": ((layout.scratch_floats,), np.float32),
+        "control": ((4,), np.int32),
+        "tokens": ((layout.piece_tokens,), np.int64),
+        "after": ((layout.piece_tokens,), np.int64),
+        "drafted": ((steps,), np.int64),
+        "settings": ((3,), np.float32),
+        "noise": ((steps,), np.float64),
+        "probabilities": ((steps,), np.float32),
+        "ids": ((program.shape.draft_vocab or 1,), np.int64),
+    }
+    with huge_pages():
+        arrays = _aligned_zeros(in_block)
+        _read_weights(folder, layout, arrays["floats"])
+    arrays |= _aligned_zeros({"logits": (layout.logits_shape, np.float32)})
+    arrays |= _aligned_zeros({"distributions": ((steps, columns), np.float32)})
+    arrays["codes"] = arrays["floats"].view(layout.code_type)
+    if program.head_tokens is not None:
+        arrays["ids"][:] = program.head_tokens
+    return {name: arrays[name] for name in PARAMETERS}
+
+
+def _read_weights(folder: Path, layout: TvmLayout, memory: FloatArray) -> None:
+    """Read the weights file into memory of its size; ArtifactError if it is missing or of another size."""
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise ArtifactError(f"{folder} is incomplete: {WEIGHTS_FILE} is missing; compile the draft again")
     size = path.stat().st_size
     if size != layout.weights_bytes:
         raise ArtifactError(f"{path} is corrupt: it has {size} bytes, not {layout.weights_bytes}")
-    content = _aligned_zeros((size,), np.uint8)
     with path.open("rb") as file:
-        file.readinto(content.data)
-    arrays = []
-    for array in layout.weights:
-        stored = content[array.offset_bytes : array.offset_bytes + math.prod(array.shape) * 4]
-        arrays.append(stored.view(np.float32).reshape(array.shape))
-    return arrays
+        file.readinto(memory.data)
 
 
-def _aligned_zeros(size: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """Zeros that begin on a page: TVM's vector instructions fault on arrays that NumPy aligns to 16 bytes only."""
-    length = math.prod(size) * np.dtype(dtype).itemsize
-    memory = np.zeros(length + _PAGE_BYTES, np.uint8)
-    aligned = memory[-memory.ctypes.data % _PAGE_BYTES :][:length]
-    return aligned.view(dtype).reshape(size)
+def _aligned_zeros(arrays: Mapping[str, tuple[tuple[int, ...], type[np.generic]]]) -> dict[str, NDArray[Any]]:
+    """Zeros, in one block that begins on a huge page and fills whole ones.
 
-
-def _bind(
-    machine: Any,
-    layout: TvmLayout,
-    state: list[NDArray[Any]],
-    drafted: NDArray[np.int64],
-    parameters: list[FloatArray],
-) -> dict[str, Callable[[], object]]:
-    """The library's functions by name, bound to their buffers."""
-    tensor: Callable[[NDArray[Any]], Any] = import_tvm_ffi().from_dlpack
-    shared, fixed, drafts = [tensor(array) for array in state], [tensor(array) for array in parameters], tensor(drafted)
-    arguments: Mapping[str, list[Any]] = {"step": [*shared, *fixed]} | {
-        f"burst_{count}": [*shared, drafts, *fixed] for count in range(1, layout.longest_burst + 1)
-    }
-    bound: dict[str, Callable[[], object]] = {}
-    for name, values in arguments.items():
-        machine["save_function"](name, f"bound_{name}", 0, *values)
-        bound[name] = machine[f"bound_{name}"]
-    return bound
+    TVM's vector instructions fault on arrays that NumPy aligns to 16 bytes only.
+    """
+    places, end = {}, 0
+    for name, (shape, dtype) in arrays.items():
+        length = math.prod(shape) * np.dtype(dtype).itemsize
+        places[name] = slice(end, end + length)
+        end += -(-length // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    whole = -(-end // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    memory = np.zeros(whole + HUGE_PAGE_BYTES, np.uint8)
+    block = memory[-memory.ctypes.data % HUGE_PAGE_BYTES :]
+    return {name: block[places[name]].view(dtype).reshape(shape) for name, (shape, dtype) in arrays.items()}

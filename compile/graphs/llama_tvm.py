@@ -1,258 +1,214 @@
-"""A LLaMA decoder as a Relax module: the functions of `autotune.tvm_layout`, made of the kernels of `tvm_kernels`.
+"""A LLaMA decoder for CPUs as one primitive function of TVM, `run`; `autotune.tvm_layout` says how it is called.
 
-`step` serves prefill, decode and verification; `burst_k` is k steps as one program, in which every step feeds its
-arg-max token to the next.  The steps of a burst call `step`, so a burst adds next to nothing to the time of compiling.
+`run` makes one step or several, each of which feeds its token to the next: the arg-max, or one drawn in the program. So
+one function serves prefill, decode, verification and bursts, and is compiled in the time of one step.
 
-Relax is a language of pure functions, and reorders or drops what nobody uses.  Buffers updated in place are therefore
-passed on as results: who reads them next names the result, not the buffer.
+There is no graph of kernels and no virtual machine that calls them: a small draft's step takes some ten microseconds,
+and looking up the arguments of twenty kernels, whose descriptions the target has meanwhile driven out of the caches,
+took longer than the arithmetic.  Layers are a loop: all are laid out alike in one block of memory (`tvm_arena`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
-import numpy as np
 import tvm
-from tvm import relax
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
 
-from autotune.candidate import DraftShape
-from autotune.compile.graphs import tvm_kernels as kernels
-from autotune.compile.graphs.rotary import rotary_caches
-from autotune.compile.graphs.tvm_kernels import LANES, PIECE_TOKENS, blocks, padded
-from autotune.weights import FloatArray, ModelWeights
+from autotune.candidate import INT4_BLOCK, DraftShape, Precision
+from autotune.compile.graphs import tvm_attention as kernels
+from autotune.compile.graphs import tvm_sampling as sampling
+from autotune.compile.graphs.tvm_arena import Arena, Slot, blocks, padded, plan, swiglu_width
+from autotune.compile.graphs.tvm_matmul import Matrix, matmul
+from autotune.compile.graphs.tvm_primitives import LANES, store
 
-GRAPH_VERSION = "1"
-"""Raise it when the module or the packing of given weights changes: compiled programs are cached by it."""
+PIECE_TOKENS = 64
+"""Rows (tokens) of one call."""
+LONGEST_BURST = 16
+"""Steps of one call."""
 
-LONGEST_BURST = 8
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-def logits_shape(shape: DraftShape) -> tuple[int, int]:
-    """Shape of the logits buffer."""
-    return PIECE_TOKENS, padded(shape.vocab)
+Shape = tuple[int, ...]
 
 
-def scratch_shapes(shape: DraftShape) -> Shapes:
-    """Shapes of the activations' buffers by parameter name, in the order of the parameters."""
-    widths = {
-        "x": padded(shape.hidden),
-        "normed": padded(shape.hidden),
-        "qkv": padded(_qkv_columns(shape)),
-        "attended": padded(shape.heads * shape.head_dim),
-        "product": _product_width(shape),
+@dataclass(frozen=True)
+class Model:
+    """What the function is built for."""
+
+    shape: DraftShape
+    norm_eps: float
+    precision: Precision
+    capacity_tokens: int
+
+    @property
+    def logits_shape(self) -> tuple[int, int]:
+        """Of the logits' buffer; that of the distributions has a row for each step of a burst."""
+        return PIECE_TOKENS, padded(self.shape.head_rows)
+
+    @property
+    def cache_shapes(self) -> tuple[Shape, Shape]:
+        """Of the keys' and the values' caches."""
+        shape, capacity = self.shape, self.capacity_tokens
+        keys = (shape.layers, shape.kv_heads, blocks(capacity), shape.head_dim, LANES)
+        return keys, (shape.layers, shape.kv_heads, capacity, shape.head_dim)
+
+    @property
+    def scratch_shapes(self) -> Mapping[str, Shape]:
+        """Of the activations, which share one buffer in this order."""
+        shape = self.shape
+        depth = max(shape.hidden, shape.heads * shape.head_dim, shape.ffn)
+        widths = {
+            "x": padded(shape.hidden),
+            "normed": padded(shape.hidden),
+            "qkv": padded((shape.heads + 2 * shape.kv_heads) * shape.head_dim),
+            "attended": padded(shape.heads * shape.head_dim),
+            "product": swiglu_width(shape.ffn),
+            "input_sums": padded(-(-depth // INT4_BLOCK)),
+        }
+        rows: dict[str, Shape] = {name: (PIECE_TOKENS, width) for name, width in widths.items()}
+        scores = {"scores": (shape.kv_heads, padded(self.capacity_tokens))}
+        return rows | scores | {"block_sums": (padded(blocks(shape.head_rows)),)}
+
+    @property
+    def scratch_floats(self) -> int:
+        """Length of that buffer."""
+        return sum(prod(shape) for shape in self.scratch_shapes.values())
+
+    @property
+    def code_type(self) -> str:
+        """What integers the weights' memory is read as."""
+        return "int8" if self.precision is Precision.INT8 else "uint32"
+
+
+def llama_module(model: Model) -> tvm.IRModule:
+    """The module with the function `run`."""
+    arena = plan(model.shape, model.precision, model.capacity_tokens)
+    keys, values = model.cache_shapes
+    rows, columns = model.logits_shape
+    code_bytes = 1 if model.code_type == "int8" else 4
+    buffers: Mapping[str, tuple[tuple[Any, ...], str]] = {
+        "control": ((4,), "int32"),
+        "tokens": ((PIECE_TOKENS,), "int64"),
+        "after": ((PIECE_TOKENS,), "int64"),
+        "logits": ((rows, columns), "float32"),
+        "drafted": ((LONGEST_BURST,), "int64"),
+        "settings": ((3,), "float32"),
+        "noise": ((LONGEST_BURST,), "float64"),
+        "probabilities": ((LONGEST_BURST,), "float32"),
+        "distributions": ((LONGEST_BURST, columns), "float32"),
+        "scratch": ((model.scratch_floats,), "float32"),
+        "keys": (keys, "float32"),
+        "values": (values, "float32"),
+        "ids": ((model.shape.draft_vocab or 1,), "int64"),
+        "floats": ((T.int64(arena.size_bytes // 4),), "float32"),
+        "codes": ((T.int64(arena.size_bytes // code_bytes),), model.code_type),
     }
-    return {name: (PIECE_TOKENS, width) for name, width in widths.items()}
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name("run")
+            given = {name: T.arg(name, T.buffer(size, dtype)) for name, (size, dtype) in buffers.items()}
+            T.func_attr({"global_symbol": "run", "tirx.is_scheduled": True, "tirx.noalias": True})
+            _Writer(model, arena, given).steps()
+        return tvm.IRModule({"run": builder.get()})
 
 
-def cache_shapes(shape: DraftShape, capacity_tokens: int) -> Shapes:
-    """Shapes of the key/value cache by parameter name, in the order of the parameters."""
-    keys = (shape.kv_heads, blocks(capacity_tokens), shape.head_dim, LANES)
-    values = (shape.kv_heads, capacity_tokens, shape.head_dim)
-    return {
-        f"{name}_{index}": size for index in range(shape.layers) for name, size in (("keys", keys), ("values", values))
-    }
+class _Writer:
+    """Adds the statements of `run` to the function being built."""
 
+    def __init__(self, model: Model, arena: Arena, given: Mapping[str, Any]):
+        self._model, self._arena, self._given = model, arena, given
+        self._scratch: dict[str, Any] = {}
+        begin = 0
+        for name, shape in model.scratch_shapes.items():
+            self._scratch[name] = T.decl_buffer(shape, "float32", data=given["scratch"].data, elem_offset=begin)
+            begin += prod(shape)
 
-def packed_weights(weights: ModelWeights, capacity_tokens: int) -> Iterator[tuple[str, FloatArray]]:
-    """The arrays the kernels read, by parameter name and in the order of the parameters."""
-    shape = weights.shape
-    cosines, sines = rotary_caches(weights.numerics, shape.head_dim, capacity_tokens)
-    yield "cosines", cosines
-    yield "sines", sines
-    yield "embed", _pad_columns(weights.arrays["embed"])
-    yield "norm", _pad_columns(weights.arrays["norm"])
-    yield "head", _pack(weights.arrays["head"])
-    for index in range(shape.layers):
-        yield f"attn_norm_{index}", _pad_columns(weights.layer(index, "attn.norm"))
-        yield f"qkv_{index}", _pack(np.concatenate([weights.layer(index, f"attn.{part}") for part in "qkv"]))
-        yield f"o_{index}", _pack(weights.layer(index, "attn.o"))
-        yield f"ffn_norm_{index}", _pad_columns(weights.layer(index, "ffn.norm"))
-        gate, up = (_pack(weights.layer(index, f"ffn.{part}"), LANES // 2) for part in ("gate", "up"))
-        yield f"gate_up_{index}", np.concatenate([gate, up], axis=2)
-        yield f"down_{index}", _pack(weights.layer(index, "ffn.down"))
+    def steps(self) -> None:
+        """Adds the loop over steps."""
+        control, tokens, after = (self._given[name] for name in ("control", "tokens", "after"))
+        with T.serial(control[2]) as step:
+            begin, rows = T.bind(control[0]), T.bind(control[1])
+            self._decode(begin, rows)
+            with T.If(control[3] != 0):
+                with T.Then():
+                    self._draw(step, rows - 1)
+                with T.Else():
+                    sampling.argmax(self._given["logits"], after, self._ids(), self._model.shape.head_rows, rows)
+            chosen = T.bind(after[rows - 1])
+            store(self._given["drafted"], [step], chosen)
+            with T.If(step + 1 < control[2]), T.Then():
+                store(tokens, [0], chosen)
+                store(control, [0], begin + rows)
+                store(control, [1], T.int32(1))
 
+    def _decode(self, begin: Any, rows: Any) -> None:
+        """Adds everything from `tokens` to `logits`."""
+        model, arena, given, scratch = self._model, self._arena, self._given, self._scratch
+        shape, hidden = model.shape, model.shape.hidden
+        x, normed, qkv, attended, product, sums, scores, _ = scratch.values()
+        tables = (self._floats(arena.before["cosines"], 0), self._floats(arena.before["sines"], 0))
+        kernels.embed(given["tokens"], self._floats(arena.before["embed"], 0), x, hidden, rows)
+        with T.serial(shape.layers) as layer:
+            origin = T.Cast("int64", layer) * T.int64(arena.layer_bytes) + T.int64(arena.layers_begin_bytes)
 
-def llama_module(weights: Shapes, shape: DraftShape, norm_eps: float, capacity_tokens: int) -> tvm.IRModule:
-    """The module with `step` and `burst_1` … `burst_N`; weights: the shapes of what `packed_weights` yields."""
-    writer = _ModuleWriter(weights, shape, norm_eps, capacity_tokens)
-    step = writer.step()
-    for count in range(1, LONGEST_BURST + 1):
-        writer.burst(step, count)
-    return writer.builder.get()
+            def multiply(name: str, source: Any, into: Any, depth: int, epilogue: str) -> None:
+                matmul(source, into, self._matrix(arena.layer, name, origin, depth), rows, epilogue, sums)
 
-
-def compile_library(module: tvm.IRModule, path: Path) -> None:
-    """Compile the module for this machine's processor into a shared library at `path`."""
-    target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
-    with target:
-        lowered = _without_checks(relax.get_default_pipeline(target)(module))
-    relax.build(lowered, target, relax_pipeline=None).export_library(str(path))
-
-
-def _without_checks(module: tvm.IRModule) -> tvm.IRModule:
-    """The lowered module without the checks of types and shapes at the beginning of every function.
-
-    Sessions bind buffers once, of the sizes the layout says; checking all of them again in every step of a burst takes
-    longer than a small draft's arithmetic.
-    """
-    stripped = tvm.IRModule(dict(module.functions_items()), attrs=module.attrs)
-    for name, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            parts = [
-                relax.BindingBlock([binding for binding in block.bindings if not _is_check(binding.value)])
-                for block in function.body.blocks
-            ]
-            body = relax.SeqExpr(parts, function.body.body)
-            stripped[name] = relax.Function(
-                function.params, body, function.ret_ty, is_pure=function.is_pure, attrs=function.attrs
+            norm = self._floats(arena.layer["attn_norm"], origin)
+            kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
+            multiply("qkv", normed, qkv, hidden, "store")
+            kernels.attention(
+                qkv, tables, given["keys"], given["values"], scores, attended, shape, layer, (begin, rows)
             )
-    return stripped
-
-
-def _is_check(value: Any) -> bool:
-    """Whether a bound value is a call of one of the runtime's checks."""
-    return (
-        isinstance(value, relax.Call)
-        and isinstance(value.op, relax.ExternFunc)
-        and str(value.op.global_symbol) in ("vm.builtin.check_tensor_info", "vm.builtin.match_shape")
-    )
-
-
-def _pack(matrix: FloatArray, lanes: int = LANES) -> FloatArray:
-    """`[out, in]` as blocks `[out / lanes, in, lanes]`, the last one filled with zeros."""
-    rows, depth = matrix.shape
-    count = -(-rows // lanes)
-    if rows % lanes:
-        matrix = np.pad(matrix, ((0, count * lanes - rows), (0, 0)))
-    return np.ascontiguousarray(matrix.reshape(count, lanes, depth).transpose(0, 2, 1))
-
-
-def _pad_columns(array: FloatArray) -> FloatArray:
-    """The array with its last axis filled up with zeros to whole blocks."""
-    added = padded(array.shape[-1]) - array.shape[-1]
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, added)]) if added else array
-
-
-class _ModuleWriter:
-    """A module in the making; kernels are added when they are first used."""
-
-    def __init__(self, weights: Shapes, shape: DraftShape, norm_eps: float, capacity_tokens: int):
-        self.builder = relax.BlockBuilder()
-        self._weights = weights
-        self._shape = shape
-        self._norm_eps = norm_eps
-        self._capacity_tokens = capacity_tokens
-        self._kernels: dict[str, Any] = {}
-
-    def step(self) -> Any:
-        """Adds the function `step`; its name in the module."""
-        state, parameters = self._state(), self._parameters()
-        with self.builder.function("step", [*state.values(), *parameters.values()]):
-            return self.builder.emit_func_output(self._decode(state | parameters))
-
-    def burst(self, step: Any, count: int) -> None:
-        """Adds the function `burst_<count>`."""
-        state, parameters = self._state(), self._parameters()
-        tokens, span, after, logits = state.values()
-        drafted: Any = relax.Var("drafted", _tensor((LONGEST_BURST,), "int64"))
-        with self.builder.function(f"burst_{count}", [*state.values(), drafted, *parameters.values()]):
-            for _ in range(count):
-                after = self.builder.emit(relax.Call(step, [tokens, span, after, logits, *parameters.values()]))
-                advanced = self._run("advance", [after, tokens, span, drafted], [1, 2, 3])
-                tokens, span, drafted = (self.builder.emit(relax.TupleGetItem(advanced, i)) for i in range(3))
-            self.builder.emit_func_output(drafted)
-
-    def _decode(self, given: Mapping[str, Any]) -> Any:
-        """Adds everything from `tokens` to `after`; given: the function's parameters by name."""
-        span, normed, qkv, attended, product = (given[name] for name in ("span", *_SCRATCH[1:]))
-        x = self._run("embed", [given["tokens"], span, given["embed"], given["x"]])
-        for index in range(self._shape.layers):
-            layer = {name: given[f"{name}_{index}"] for name in _LAYER}
-            normed = self._run("norm", [x, span, layer["attn_norm"], normed])
-            qkv = self._run("qkv", [normed, span, layer["qkv"], qkv])
-            tables = [given["cosines"], given["sines"]]
-            attended = self._run("attention", [qkv, span, *tables, layer["keys"], layer["values"], attended])
-            x = self._run("o", [attended, span, layer["o"], x])
-            normed = self._run("norm", [x, span, layer["ffn_norm"], normed])
-            product = self._run("gate_up", [normed, span, layer["gate_up"], product])
-            x = self._run("down", [product, span, layer["down"], x])
-        normed = self._run("norm", [x, span, given["norm"], normed])
-        logits = self._run("head", [normed, span, given["head"], given["logits"]])
-        return self._run("argmax", [logits, span, given["after"]])
-
-    def _run(self, name: str, arguments: Sequence[Any], written: Sequence[int] = ()) -> Any:
-        """What the kernel of that name makes of the argument it updates in place: the last, unless others are named.
-
-        (Attention also updates the caches.  Only the attention of the same layer reads them, in a later step.)
-        """
-        places = list(written) or [len(arguments) - 1]
-        types = [arguments[index].ty for index in places]
-        return self.builder.emit(
-            relax.op.call_tir_inplace(self._kernel(name), list(arguments), places, types if written else types[0])
+            multiply("o", attended, x, shape.heads * shape.head_dim, "add")
+            norm = self._floats(arena.layer["ffn_norm"], origin)
+            kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
+            multiply("gate_up", normed, product, hidden, "swiglu")
+            multiply("down", product, x, shape.ffn, "add")
+        norm = self._floats(arena.after["norm"], arena.after_begins_bytes)
+        kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
+        matmul(
+            normed,
+            given["logits"],
+            self._matrix(arena.after, "head", arena.after_begins_bytes, hidden),
+            rows,
+            "store",
+            sums,
         )
 
-    def _kernel(self, name: str) -> Any:
-        """The kernel of that name in the module."""
-        if name not in self._kernels:
-            function = self._make_kernel(name).with_attr("global_symbol", name)
-            self._kernels[name] = self.builder.add_func(function, name)
-        return self._kernels[name]
+    def _draw(self, step: Any, row: Any) -> None:
+        """Adds the draw of the token after the last row."""
+        given = self._given
+        sampling.draw(
+            given["logits"],
+            row,
+            self._model.shape.head_rows,
+            given["settings"],
+            given["noise"][step],
+            lambda column: (given["distributions"], [step, column]),
+            (given["probabilities"], [step]),
+            (given["after"], [row]),
+            self._ids(),
+            self._scratch["block_sums"],
+        )
 
-    def _make_kernel(self, name: str) -> Any:
-        shape = self._shape
-        hidden, attended = padded(shape.hidden), shape.heads * shape.head_dim
-        match name:
-            case "embed":
-                return kernels.embed(shape.vocab, shape.hidden)
-            case "norm":
-                return kernels.rms_norm(shape.hidden, self._norm_eps)
-            case "qkv":
-                return kernels.matmul(shape.hidden, hidden, _qkv_columns(shape), "store")
-            case "attention":
-                return kernels.attention(shape, self._capacity_tokens)
-            case "o":
-                return kernels.matmul(attended, padded(attended), shape.hidden, "add")
-            case "gate_up":
-                return kernels.matmul(shape.hidden, hidden, 2 * shape.ffn, "swiglu")
-            case "down":
-                return kernels.matmul(shape.ffn, _product_width(shape), shape.hidden, "add")
-            case "head":
-                return kernels.matmul(shape.hidden, hidden, shape.vocab, "store")
-            case "argmax":
-                return kernels.argmax(shape.vocab)
-            case "advance":
-                return kernels.advance(LONGEST_BURST)
-        raise ValueError(f"no kernel {name!r}")
+    def _ids(self) -> Any:
+        return None if self._model.shape.draft_vocab is None else self._given["ids"]
 
-    def _state(self) -> dict[str, Any]:
-        """Fresh variables for what changes from call to call."""
-        return {
-            "tokens": relax.Var("tokens", _tensor((PIECE_TOKENS,), "int64")),
-            "span": relax.Var("span", _tensor((3,), "int32")),
-            "after": relax.Var("after", _tensor((PIECE_TOKENS,), "int64")),
-            "logits": relax.Var("logits", _tensor(logits_shape(self._shape))),
-        }
+    def _matrix(self, section: Mapping[str, Slot], name: str, origin: Any, depth: int) -> Matrix:
+        slot = section[name]
+        values = self._floats(slot, origin) if slot.dtype == "float32" else self._codes(slot, origin)
+        scales = self._floats(section[f"{name}_scales"], origin) if f"{name}_scales" in section else None
+        return Matrix(self._model.precision, depth, slot.shape[0], values, scales)
 
-    def _parameters(self) -> dict[str, Any]:
-        """Fresh variables for scratch memory, weights and caches."""
-        sizes = scratch_shapes(self._shape) | self._weights | cache_shapes(self._shape, self._capacity_tokens)
-        return {name: relax.Var(name, _tensor(size)) for name, size in sizes.items()}
+    def _floats(self, slot: Slot, origin: Any) -> Any:
+        """The array at that place of the section that begins at `origin`."""
+        return self._view("floats", slot, origin, 4)
 
+    def _codes(self, slot: Slot, origin: Any) -> Any:
+        return self._view("codes", slot, origin, 1 if slot.dtype == "int8" else 4)
 
-_LAYER = ("attn_norm", "qkv", "o", "ffn_norm", "gate_up", "down", "keys", "values")
-_SCRATCH = ("x", "normed", "qkv", "attended", "product")
-
-
-def _qkv_columns(shape: DraftShape) -> int:
-    return (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-
-
-def _product_width(shape: DraftShape) -> int:
-    """Columns that the SwiGLU's product is stored with."""
-    return blocks(2 * shape.ffn) * LANES // 2
-
-
-def _tensor(size: Sequence[int], dtype: str = "float32") -> Any:
-    return relax.TensorType(tuple(size), dtype)
+    def _view(self, memory: str, slot: Slot, origin: Any, item_bytes: int) -> Any:
+        begin = tvm.tirx.floordiv(origin + T.int64(slot.offset_bytes), T.int64(item_bytes))
+        return T.decl_buffer(slot.shape, slot.dtype, data=self._given[memory].data, elem_offset=begin)

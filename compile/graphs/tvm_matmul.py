@@ -1,0 +1,166 @@
+"""Products of activations with packed matrices, for CPUs.
+
+Rows (tokens) go through a block of columns in tiles of some and a rest: so many tokens read each weight from memory
+once, more read it again from the second-level cache.  A single row keeps several sums for every column, since one sum
+would have each addition wait for the one before it.
+
+Weights in int8 and int4 become floats in registers, and are multiplied and added up in fp32.  Four-bit values v are not
+converted but put into a float's mantissa: that makes 1 + v / 16, for one logical instruction.  With f that float,
+
+    Σ x·(v - 8)·scale = 16·scale · (Σ x·f - 1.5·Σ x)      over the 32 inputs that share a scale,
+
+and Σ x is the same for all columns (`input_sums`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
+
+from autotune.candidate import INT4_BLOCK, Precision
+from autotune.compile.graphs.tvm_arena import WORD_VALUES
+from autotune.compile.graphs.tvm_primitives import LANES, add, exponential, fill, local, reduce_lanes, spread, store
+
+TILE_ROWS = {Precision.FP32: 6, Precision.INT8: 6, Precision.INT4: 4}
+"""Rows that go through a block together: 24 accumulators leave enough of 32 registers for weights and activations;
+unpacking needs more of them."""
+SINGLE_ROW_SUMS = 4
+"""Sums per column while there is one row."""
+
+_ONE_BITS = 0x3F800000
+_MANTISSA_SHIFT = 19
+"""Four bits from here on are the highest of a float's mantissa."""
+_MASK = 0xF << _MANTISSA_SHIFT
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A packed matrix; see `tvm_arena`."""
+
+    precision: Precision
+    depth: int
+    count: int
+    """Blocks of columns."""
+    values: Any
+    scales: Any = None
+    """Of the columns, for int8; of blocks of inputs, in the memory of `values`, for int4."""
+
+
+def matmul(x: Any, y: Any, matrix: Matrix, rows: Any, epilogue: str, sums_of_x: Any = None) -> None:
+    """Adds `y = x · matrix` for the first `rows` rows.
+
+    What is done with the products: `store` them in y, `add` them to y, or `swiglu`: each block is half gate and half up
+    columns, and y gets silu(gate) · up, half as wide.  sums_of_x: a buffer for `input_sums`, for int4.
+    """
+    if matrix.precision is Precision.INT4:
+        input_sums(x, sums_of_x, matrix.depth, rows)
+    tile_rows = TILE_ROWS[matrix.precision]
+
+    read_bytes = int(matrix.count * LANES * matrix.depth * matrix.precision.weight_bytes)
+    with spread(matrix.count, read_bytes) as block, T.sblock("block"):
+        # Each a buffer of its own, small enough to be kept in registers.
+        sums = [local((LANES,)) for _ in range(max(tile_rows, SINGLE_ROW_SUMS))]
+        tile = _tile_of_words if matrix.precision is Precision.INT4 else _tile
+
+        def through(first: Any, count: int) -> None:
+            tile(x, sums_of_x, matrix, block, first, count, sums)
+            for row in range(count):
+                _finish(y, sums[row], matrix, block, first + row, epilogue)
+
+        with T.serial(rows // tile_rows) as whole:
+            through(whole * tile_rows, tile_rows)
+        for rest in range(1, tile_rows):
+            with T.If(rows % tile_rows == rest), T.Then():
+                through(rows - rest, rest)
+
+
+def input_sums(x: Any, sums_of_x: Any, depth: int, rows: Any) -> None:
+    """Adds `sums_of_x[row, i]` = 1.5 times the sum of the row's i-th block of inputs (x is zero beyond its depth)."""
+    with T.serial(rows) as row, T.serial(-(-depth // INT4_BLOCK)) as group, T.sblock("sum"):
+        lanes, total = local((INT4_BLOCK,)), local((1,))
+        with T.vectorized(INT4_BLOCK) as j:
+            store(lanes, [j], x[row, group * INT4_BLOCK + j])
+        reduce_lanes(lanes, total, add, INT4_BLOCK)
+        store(sums_of_x, [row, group], total[0] * T.float32(1.5))
+
+
+def _tile(x: Any, _: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: list[Any]) -> None:
+    """Adds the products of `count` rows with one block of columns, to `sums[0:count]`."""
+    ways = max(1, SINGLE_ROW_SUMS // count)
+    integers = matrix.precision is Precision.INT8
+
+    def multiply(k: Any, way: int) -> None:
+        for row in range(count):
+            with T.vectorized(LANES) as j:
+                weight = matrix.values[block, k, j]
+                weight = T.Cast("float32", weight) if integers else weight
+                place = way * count + row
+                store(sums[place], [j], sums[place][j] + x[first + row, k] * weight)
+
+    for place in range(ways * count):
+        fill(sums[place], T.float32(0), LANES)
+    with T.serial(matrix.depth // ways) as k:
+        for way in range(ways):
+            multiply(k * ways + way, way)
+    for way in range(matrix.depth % ways):
+        multiply(matrix.depth // ways * ways + way, way)
+    _join(sums, ways, count)
+
+
+def _tile_of_words(x: Any, sums_of_x: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: Any) -> None:
+    """As `_tile`, for four-bit values."""
+    ways = 2 if count == 1 else 1
+    words = INT4_BLOCK // WORD_VALUES
+    with T.sblock("tile"):
+        parts = [local((LANES,)) for _ in range(ways * count)]
+        for row in range(count):
+            fill(sums[row], T.float32(0), LANES)
+        with T.serial(-(-matrix.depth // INT4_BLOCK)) as group:
+            for place in range(ways * count):
+                fill(parts[place], T.float32(0), LANES)
+            with T.serial(words) as word:
+                for value in range(WORD_VALUES):
+                    k = group * INT4_BLOCK + word * WORD_VALUES + value
+                    for row in range(count):
+                        place = value % ways * count + row
+                        with T.vectorized(LANES) as j:
+                            weight = _unpacked(matrix.values[block, group, word, j], value)
+                            store(parts[place], [j], parts[place][j] + x[first + row, k] * weight)
+            _join(parts, ways, count)
+            for row in range(count):
+                with T.vectorized(LANES) as j:
+                    scale = T.reinterpret("float32", matrix.values[block, group, words, j]) * T.float32(16)
+                    part = parts[row][j] - sums_of_x[first + row, group]
+                    store(sums[row], [j], sums[row][j] + scale * part)
+
+
+def _unpacked(word: Any, value: int) -> Any:
+    """The float 1 + v / 16 of the four-bit value v at that place of the word."""
+    shift = 4 * value - _MANTISSA_SHIFT
+    moved = T.shift_right(word, T.uint32(shift)) if shift > 0 else T.shift_left(word, T.uint32(-shift))
+    return T.reinterpret("float32", T.bitwise_or(T.bitwise_and(moved, T.uint32(_MASK)), T.uint32(_ONE_BITS)))
+
+
+def _join(sums: list[Any], ways: int, count: int) -> None:
+    """Adds up the sums of all ways in the first `count` rows."""
+    while ways > 1:
+        ways //= 2
+        for place in range(ways * count):
+            with T.vectorized(LANES) as j:
+                store(sums[place], [j], sums[place][j] + sums[ways * count + place][j])
+
+
+def _finish(y: Any, sums: Any, matrix: Matrix, block: Any, row: Any, epilogue: str) -> None:
+    """Adds what is done with the products of one row and one block of columns."""
+    scaled: Callable[[Any], Any] = lambda j: sums[j]  # noqa: E731
+    if matrix.precision is Precision.INT8:
+        scaled = lambda j: sums[j] * matrix.scales[block, j]  # noqa: E731
+    lanes = LANES // 2 if epilogue == "swiglu" else LANES
+    with T.vectorized(lanes) as j:
+        column, value = block * lanes + j, scaled(j)
+        if epilogue == "add":
+            value = y[row, column] + value
+        if epilogue == "swiglu":
+            value = value / (T.float32(1) + exponential(-value)) * scaled(lanes + j)
+        store(y, [row, column], value)
