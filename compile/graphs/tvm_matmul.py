@@ -1,6 +1,6 @@
 """Products of activations with packed matrices, for CPUs.
 
-Rows (tokens) go through a block of columns in tiles of six and a rest: up to six tokens read each weight from memory
+Rows (tokens) go through a block of columns in tiles of some and a rest: so many tokens read each weight from memory
 once, more read it again from the second-level cache.  A single row keeps several sums for every column, since one sum
 would have each addition wait for the one before it.
 
@@ -22,8 +22,9 @@ from autotune.candidate import INT4_BLOCK, Precision
 from autotune.compile.graphs.tvm_arena import WORD_VALUES
 from autotune.compile.graphs.tvm_primitives import LANES, add, exponential, fill, local, reduce_lanes, store
 
-TILE_ROWS = 6
-"""Rows that go through a block together: 24 accumulators leave enough of 32 registers for weights and activations."""
+TILE_ROWS = {Precision.FP32: 6, Precision.INT8: 6, Precision.INT4: 4}
+"""Rows that go through a block together: 24 accumulators leave enough of 32 registers for weights and activations;
+unpacking needs more of them."""
 SINGLE_ROW_SUMS = 4
 """Sums per column while there is one row."""
 
@@ -54,20 +55,22 @@ def matmul(x: Any, y: Any, matrix: Matrix, rows: Any, epilogue: str, sums_of_x: 
     """
     if matrix.precision is Precision.INT4:
         input_sums(x, sums_of_x, matrix.depth, rows)
+    tile_rows = TILE_ROWS[matrix.precision]
 
     with T.parallel(matrix.count) as block, T.sblock("block"):
-        sums = local((TILE_ROWS, LANES))
+        # Each a buffer of its own: larger ones are put on the heap, and not in registers.
+        sums = [local((LANES,)) for _ in range(max(tile_rows, SINGLE_ROW_SUMS))]
         tile = _tile_of_words if matrix.precision is Precision.INT4 else _tile
 
         def through(first: Any, count: int) -> None:
             tile(x, sums_of_x, matrix, block, first, count, sums)
             for row in range(count):
-                _finish(y, sums, matrix, block, first + row, row, epilogue)
+                _finish(y, sums[row], matrix, block, first + row, epilogue)
 
-        with T.serial(rows // TILE_ROWS) as whole:
-            through(whole * TILE_ROWS, TILE_ROWS)
-        for rest in range(1, TILE_ROWS):
-            with T.If(rows % TILE_ROWS == rest), T.Then():
+        with T.serial(rows // tile_rows) as whole:
+            through(whole * tile_rows, tile_rows)
+        for rest in range(1, tile_rows):
+            with T.If(rows % tile_rows == rest), T.Then():
                 through(rows - rest, rest)
 
 
@@ -81,7 +84,7 @@ def input_sums(x: Any, sums_of_x: Any, depth: int, rows: Any) -> None:
         store(sums_of_x, [row, group], total[0] * T.float32(1.5))
 
 
-def _tile(x: Any, _: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: Any) -> None:
+def _tile(x: Any, _: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: list[Any]) -> None:
     """Adds the products of `count` rows with one block of columns, to `sums[0:count]`."""
     ways = max(1, SINGLE_ROW_SUMS // count)
     integers = matrix.precision is Precision.INT8
@@ -92,10 +95,10 @@ def _tile(x: Any, _: Any, matrix: Matrix, block: Any, first: Any, count: int, su
                 weight = matrix.values[block, k, j]
                 weight = T.Cast("float32", weight) if integers else weight
                 place = way * count + row
-                store(sums, [place, j], sums[place, j] + x[first + row, k] * weight)
+                store(sums[place], [j], sums[place][j] + x[first + row, k] * weight)
 
     for place in range(ways * count):
-        fill(sums, T.float32(0), LANES, place)
+        fill(sums[place], T.float32(0), LANES)
     with T.serial(matrix.depth // ways) as k:
         for way in range(ways):
             multiply(k * ways + way, way)
@@ -109,12 +112,12 @@ def _tile_of_words(x: Any, sums_of_x: Any, matrix: Matrix, block: Any, first: An
     ways = 2 if count == 1 else 1
     words = INT4_BLOCK // WORD_VALUES
     with T.sblock("tile"):
-        parts = local((ways * count, LANES))
+        parts = [local((LANES,)) for _ in range(ways * count)]
         for row in range(count):
-            fill(sums, T.float32(0), LANES, row)
+            fill(sums[row], T.float32(0), LANES)
         with T.serial(-(-matrix.depth // INT4_BLOCK)) as group:
             for place in range(ways * count):
-                fill(parts, T.float32(0), LANES, place)
+                fill(parts[place], T.float32(0), LANES)
             with T.serial(words) as word:
                 for value in range(WORD_VALUES):
                     k = group * INT4_BLOCK + word * WORD_VALUES + value
@@ -122,13 +125,13 @@ def _tile_of_words(x: Any, sums_of_x: Any, matrix: Matrix, block: Any, first: An
                         place = value % ways * count + row
                         with T.vectorized(LANES) as j:
                             weight = _unpacked(matrix.values[block, group, word, j], value)
-                            store(parts, [place, j], parts[place, j] + x[first + row, k] * weight)
+                            store(parts[place], [j], parts[place][j] + x[first + row, k] * weight)
             _join(parts, ways, count)
             for row in range(count):
                 with T.vectorized(LANES) as j:
                     scale = T.reinterpret("float32", matrix.values[block, group, words, j]) * T.float32(16)
-                    part = parts[row, j] - sums_of_x[first + row, group]
-                    store(sums, [row, j], sums[row, j] + scale * part)
+                    part = parts[row][j] - sums_of_x[first + row, group]
+                    store(sums[row], [j], sums[row][j] + scale * part)
 
 
 def _unpacked(word: Any, value: int) -> Any:
@@ -138,20 +141,20 @@ def _unpacked(word: Any, value: int) -> Any:
     return T.reinterpret("float32", T.bitwise_or(T.bitwise_and(moved, T.uint32(_MASK)), T.uint32(_ONE_BITS)))
 
 
-def _join(sums: Any, ways: int, count: int) -> None:
+def _join(sums: list[Any], ways: int, count: int) -> None:
     """Adds up the sums of all ways in the first `count` rows."""
     while ways > 1:
         ways //= 2
         for place in range(ways * count):
             with T.vectorized(LANES) as j:
-                store(sums, [place, j], sums[place, j] + sums[ways * count + place, j])
+                store(sums[place], [j], sums[place][j] + sums[ways * count + place][j])
 
 
-def _finish(y: Any, sums: Any, matrix: Matrix, block: Any, row: Any, place: int, epilogue: str) -> None:
+def _finish(y: Any, sums: Any, matrix: Matrix, block: Any, row: Any, epilogue: str) -> None:
     """Adds what is done with the products of one row and one block of columns."""
-    scaled: Callable[[Any], Any] = lambda j: sums[place, j]  # noqa: E731
+    scaled: Callable[[Any], Any] = lambda j: sums[j]  # noqa: E731
     if matrix.precision is Precision.INT8:
-        scaled = lambda j: sums[place, j] * matrix.scales[block, j]  # noqa: E731
+        scaled = lambda j: sums[j] * matrix.scales[block, j]  # noqa: E731
     lanes = LANES // 2 if epilogue == "swiglu" else LANES
     with T.vectorized(lanes) as j:
         column, value = block * lanes + j, scaled(j)
