@@ -30,6 +30,8 @@ from autotune.targets import Target, check_same_tokenizer, resolve_target
 from autotune.traces import Traces
 from autotune.weights import random_weights
 
+TUNED_BACKEND = "tvm"
+"""Whose kernels can be tuned."""
 MOST_CONTEXT_TOKENS = 4096
 """Programs are compiled for the target's context, but for no more than this: their caches are preallocated."""
 MOST_EVICT_BYTES = 256 << 20
@@ -64,7 +66,7 @@ class Request:
 
     def identity(self) -> dict[str, object]:
         """What makes it this run and no other; budgets may change when a run is resumed."""
-        free = {"out", "trials", "time_budget", "resume", "validate_top", "finish", "worker_memory"}
+        free = {"out", "trials", "time_budget", "resume", "validate_top", "finish", "tune_kernels", "worker_memory"}
         asked = self.config.model_dump(mode="json", exclude=free)
         return asked | {
             "target_fingerprint": self.target.fingerprint,
@@ -95,6 +97,7 @@ class Workbench:
 def resolve(config: TuneConfig) -> Request:
     """The request behind a configuration; what can be refused is refused here, before anything is written."""
     device = find_device(config.device)
+    _check_kernel_tuning(config)
     supported = {name: load_backend(name, device.kind).precisions(device.kind) for name in config.backend}
     _check_precisions(config, supported)
     target = resolve_target(config.target)
@@ -308,6 +311,19 @@ def _smallest_draft(request: Request) -> Path:
         build_program(backend, weights, CompileSettings(Precision.FP32, request.context_tokens), folder)
 
     return cached_folder("small-drafts", key, make)
+
+
+def _check_kernel_tuning(config: TuneConfig) -> None:
+    """BadRequest if kernels are to be tuned that no winner of this run can have."""
+    if config.tune_kernels and TUNED_BACKEND not in config.backend:
+        raise BadRequest(
+            f"--tune-kernels tunes TVM programs, and --backend is {','.join(config.backend)}: add {TUNED_BACKEND}, "
+            "or leave --tune-kernels out"
+        )
+    if config.tune_kernels and config.device != "cpu":
+        raise BadRequest(
+            f"--tune-kernels tunes programs for the CPU, and --device is {config.device}: leave --tune-kernels out"
+        )
 
 
 def _check_precisions(config: TuneConfig, supported: Mapping[str, frozenset[Precision]]) -> None:

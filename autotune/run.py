@@ -13,9 +13,11 @@ from autotune.provenance import command_words, package_versions
 from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, RunSummary
+from autotune.results import KernelTuning
 from autotune.score import score_target_alone
 from autotune.ship import ship
 from autotune.store import RunFolder
+from autotune.tune_kernels import tune_winner
 from autotune.tuner import Budget, Search, SearchResult
 from autotune.validate import Validation, choose_finalists, validate
 
@@ -60,10 +62,18 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
                 interrupted = True
             except AutotuneError as error:  # what was searched is reported all the same
                 failure = error
+        winner, tuning = validation.winner if validation else None, None
+        if winner and config.tune_kernels:
+            try:
+                finalist, tuning = tune_winner(bench, *winner, folder.work / "tuned", watcher)
+                winner = finalist, winner[1]
+            except KeyboardInterrupt:  # the winner is at hand: it ships as it was validated
+                interrupted = True
         if validation:
             watcher.phase("Writing the artifact")
-            ship(bench, validation.winner, folder.artifact, package_versions())
-        facts = _facts(request, bench, found, validation, time.monotonic() - began_s, interrupted=interrupted)
+            ship(bench, winner, folder.artifact, package_versions(), tuning)
+        wall_s = time.monotonic() - began_s
+        facts = _facts(request, bench, found, validation, tuning, wall_s, interrupted=interrupted)
         watcher.phase("Writing the report")
         write_report(facts, folder.report)
         shutil.rmtree(folder.work, ignore_errors=True)
@@ -85,6 +95,7 @@ def _facts(
     bench: Workbench,
     found: SearchResult,
     validation: Validation | None,
+    tuning: KernelTuning | None,
     wall_s: float,
     *,
     interrupted: bool,
@@ -106,4 +117,5 @@ def _facts(
         versions=package_versions(),
         looping_share=bench.traces.estimate.looping_share,
         interrupted=interrupted,
+        kernel_tuning=tuning,
     )

@@ -16,10 +16,10 @@ from typing import Any
 
 from autotune.candidate import Precision
 from autotune.compile.base import CompileSettings
+from autotune.compile.graphs.tvm_arena import write_arena
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 from autotune.program import Drafting, Program
-from autotune.compile.graphs.tvm_arena import write_arena
 from autotune.tvm_import import torch_left_out
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, TvmLayout
 from autotune.weights import ModelWeights

@@ -14,9 +14,10 @@ from autotune.reports.summary import (
     ShapeSummary,
     SpeedSummary,
     TarSummary,
+    TuningSummary,
     Verdict,
 )
-from autotune.results import Figure, Rejected, Score, TrialRecord, TrialState, Validated
+from autotune.results import Figure, KernelTuning, Rejected, Score, TrialRecord, TrialState, Validated
 
 _STDERR_LINES = 20
 
@@ -51,6 +52,7 @@ def summarise(facts: RunFacts) -> RunSummary:
         seed=facts.seed,
         command=tuple(facts.command),
         versions=dict(facts.versions),
+        kernel_tuning=_tuning(facts.kernel_tuning) if facts.kernel_tuning else None,
     )
 
 
@@ -197,6 +199,17 @@ def _failure(record: TrialRecord) -> FailureSummary:
 
 def _shape(shape: DraftShape) -> ShapeSummary:
     return ShapeSummary(shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.hidden, shape.ffn)
+
+
+def _tuning(tuning: KernelTuning) -> TuningSummary:
+    return TuningSummary(
+        kept=tuning.kept,
+        detail=tuning.detail,
+        tried=tuning.tried,
+        seconds=tuning.seconds,
+        speedup=_figure(tuning.speedup) if tuning.speedup else None,
+        schedules=dict(tuning.schedules),
+    )
 
 
 def _figure(figure: Figure) -> FigureSummary:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
-from autotune.results import Figure, Score, TargetLatency, TrialRecord, Validated
+from autotune.results import Figure, KernelTuning, Score, TargetLatency, TrialRecord, Validated
 
 SCHEMA_VERSION = 1
 """Raised when a key changes its meaning or vanishes; new keys do not raise it."""
@@ -36,6 +36,8 @@ class RunFacts:
     looping_share: float | None = None
     """Share of the estimation split's continuations that loop; loops are easy to draft and inflate acceptance."""
     interrupted: bool = False
+    kernel_tuning: KernelTuning | None = None
+    """What tuning the winner's kernels came to; None where it was not asked for or the winner is not TVM's."""
 
 
 class Verdict(StrEnum):
@@ -165,6 +167,19 @@ class FailureSummary:
 
 
 @dataclass(frozen=True)
+class TuningSummary:
+    """What tuning the winner's kernels came to; its other figures are those of the untuned program."""
+
+    kept: bool
+    detail: str
+    tried: int
+    seconds: float
+    speedup: FigureSummary | None
+    """Burst latency of the untuned program over that of the tuned one; null if it was not measured."""
+    schedules: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The content of a report; the field names are the keys of `summary.json`."""
 
@@ -194,6 +209,7 @@ class RunSummary:
     seed: int
     command: tuple[str, ...]
     versions: Mapping[str, str]
+    kernel_tuning: TuningSummary | None = None
 
     def to_json(self) -> str:
         """The text of `summary.json`; numbers that are not finite or not known are null."""
