@@ -1,9 +1,9 @@
 """The search for a faster schedule of one product: at random, then around the best found (pure; no TVM, no clock).
 
-Why not TVM's MetaSchedule: a program is one function of hand-scheduled kernels whose row count is known only at run time
-and whose weights lie in one block of memory, and MetaSchedule schedules whole functions of fixed sizes.  Besides, with
-apache-tvm 0.27 and apache-tvm-ffi 0.1.15 it crashes: `tvm.ir.save_json(tvm.tirx.IntImm("int32", 1))`, which its mutators
-and databases need, is a segmentation fault.  (With apache-tvm-ffi 0.1.14 it runs.)
+Why not TVM's MetaSchedule: a program is one function of hand-scheduled kernels whose row count is known only when it
+runs and whose weights lie in one block of memory, and MetaSchedule schedules whole functions of fixed sizes.  Besides,
+with apache-tvm 0.27 and apache-tvm-ffi 0.1.15 it crashes: its mutators and databases write expressions as JSON, and
+`tvm.ir.save_json(tvm.tirx.IntImm("int32", 1))` is a segmentation fault there (not with apache-tvm-ffi 0.1.14).
 
 Every candidate is timed against the best so far, side by side, so that a machine that changes speed changes both.
 """
