@@ -28,7 +28,7 @@ class TvmLayout:
     control       int32   `[4]`: position of the first token, number of tokens, steps, and whether tokens are drawn;
                           the first two change in a call of several steps
     tokens        int64   `[piece_tokens]`
-    after         int64   `[piece_tokens]`: the arg-max token after each; where tokens are drawn, only that after the last
+    after         int64   `[piece_tokens]`: the arg-max token after each; a drawn one after the last only
     logits        float32 `logits_shape`: one row a token; columns beyond the head's rows mean nothing
     drafted       int64   `[longest_burst]`: the token that each step chose
     settings      float32 `[3]`: temperature (not 0), top-k (0: off), top-p (1: off)

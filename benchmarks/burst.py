@@ -1,16 +1,16 @@
-"""A draft burst as one program of TVM, against k calls of TVM and k calls of ONNX Runtime, for drafts of several sizes.
+"""Drafting k tokens as one program against k calls, with each compiler and across both, for drafts of several sizes.
 
-    python -m benchmarks.burst [--out FILE] [--threads 1] [--rounds 100] [--shapes 0.3M,1M,5M,15M]
+    python -m benchmarks.burst [--out FILE] [--threads 1] [--rounds 100] [--shapes 0.3M,1M,5M,15M,50M]
 
-The three are timed in turn (A B C A B C …), each in a session of its own, and each after a read of foreign memory, as
+All ways are timed in turn (A B C D A B C D …), each in a session of its own, and each after a read of foreign memory, as
 the target is read between two bursts; each round's ratio compares neighbours in time.  All draft greedily from the same
-context, and `same_tokens` says whether the same.
+context, and `same_tokens` says whether the same.  A compiler without bursts for a shape has calls only.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import CompileSettings, build_program, load_backend
+from autotune.program import Drafting
 from autotune.runtime.session import Session, open_session
 from autotune.weights import Numerics, random_weights
 from benchmarks.record import machine, spread, write_record
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write (default: standard output)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--shapes", default="0.3M,1M,5M,15M", help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--shapes", default="0.3M,1M,5M,15M,50M", help=f"of {', '.join(SHAPES)}")
     arguments = parser.parse_args()
     facts = machine()
     results = {
@@ -63,16 +64,22 @@ def main() -> None:
 def measure(shape: DraftShape, threads: int, rounds: int) -> Mapping[str, Any]:
     """Build times and burst times of one shape."""
     weights = random_weights(shape, NUMERICS)
+    settings = CompileSettings(Precision.FP32, 2 * CONTEXT_TOKENS, longest_burst=max(LOOKAHEADS))
     with tempfile.TemporaryDirectory() as name:
-        folders = {backend: Path(name, backend) for backend in BACKENDS}
-        built = {
-            backend: build_program(backend, weights, CompileSettings(Precision.FP32, 2 * CONTEXT_TOKENS), folder)
-            for backend, folder in folders.items()
-        }
-        sessions = [open_session(folders[backend], threads) for backend in ("tvm", "tvm", "onnxruntime")]
-        for session in sessions:
-            session.greedy([1] * CONTEXT_TOKENS, 0)
-        bursts = {f"k={k}": compare(*sessions, count=k, rounds=rounds) for k in LOOKAHEADS}
+        built, ways = {}, {}
+        for backend in BACKENDS:
+            folder = Path(name, backend)
+            built[backend] = build_program(backend, weights, settings, folder)
+            for drafting in Drafting:
+                session = open_session(folder, threads)
+                if drafting is Drafting.BURST and session.program.longest_burst < max(LOOKAHEADS):
+                    continue
+                session.drafting = drafting
+                session.greedy([1] * CONTEXT_TOKENS, 0)
+                ways[f"{backend}_{drafting.name.lower()}"] = session
+        bursts = {f"k={k}": compare(ways, k, rounds) for k in LOOKAHEADS}
+        for session in ways.values():
+            session.close()
     return {
         "shape": str(shape),
         "parameters": shape.parameters,
@@ -81,39 +88,41 @@ def measure(shape: DraftShape, threads: int, rounds: int) -> Mapping[str, Any]:
     }
 
 
-def compare(bursting: Session, calling: Session, onnxruntime: Session, *, count: int, rounds: int) -> Mapping[str, Any]:
-    """Times of the three ways to draft `count` tokens, and how many times faster the burst is than the others."""
-    ways: dict[str, Callable[[], list[int]]] = {
-        "tvm_burst": lambda: bursting.burst([1], CONTEXT_TOKENS, count),
-        "tvm_calls": lambda: call_by_call(calling, count),
-        "onnxruntime_calls": lambda: onnxruntime.burst([1], CONTEXT_TOKENS, count),
-    }
+def compare(ways: Mapping[str, Session], count: int, rounds: int) -> Mapping[str, Any]:
+    """Times of the ways to draft `count` tokens, and how many times faster bursts are than calls."""
     samples_s: dict[str, list[float]] = {name: [] for name in ways}
     foreign = np.ones(FOREIGN_BYTES // 8)
-    drafted = {tuple(draft()) for draft in ways.values()}
+    drafted = {tuple(session.burst([1], CONTEXT_TOKENS, count)) for session in ways.values()}
     for _ in range(WARM_UP_ROUNDS + rounds):
-        for name, draft in ways.items():
+        for name, session in ways.items():
             foreign.sum()
             began = time.perf_counter()
-            draft()
+            session.burst([1], CONTEXT_TOKENS, count)
             samples_s[name].append(time.perf_counter() - began)
     kept = {name: samples[WARM_UP_ROUNDS:] for name, samples in samples_s.items()}
+    best = {call: fastest(kept, call) for call in ("burst", "calls")}
+    pairs = {
+        f"{backend}_burst_over_{backend}_calls": (f"{backend}_burst", f"{backend}_calls")
+        for backend in BACKENDS
+        if f"{backend}_burst" in kept
+    }
+    pairs |= {f"best_burst_over_{backend}_calls": (best["burst"], f"{backend}_calls") for backend in BACKENDS}
+    pairs["best_burst_over_best_calls"] = (best["burst"], best["calls"])
     return {
         "same_tokens": len(drafted) == 1,
-        **{f"{name}_s": spread(samples) for name, samples in kept.items()},
-        **{
-            f"speedup_over_{name}": spread([a / b for a, b in zip(kept[name], kept["tvm_burst"], strict=True)])
-            for name in ("tvm_calls", "onnxruntime_calls")
+        "best": best,
+        "seconds": {name: spread(samples) for name, samples in kept.items()},
+        "speedup": {
+            name: spread([b / a for a, b in zip(kept[burst], kept[calls], strict=True)])
+            for name, (burst, calls) in pairs.items()
         },
     }
 
 
-def call_by_call(session: Session, count: int) -> list[int]:
-    """As `Session.burst` from token 1, with one call for every token."""
-    drafted = [1]
-    for step in range(count):
-        drafted.append(int(session.greedy(drafted[-1:], CONTEXT_TOKENS + step)[0]))
-    return drafted[1:]
+def fastest(samples_s: Mapping[str, list[float]], call: str) -> str:
+    """The way of that kind (`burst` or `calls`) with the smallest median."""
+    names = [name for name in samples_s if name.endswith(f"_{call}")]
+    return min(names, key=lambda name: spread(samples_s[name])["median"])
 
 
 if __name__ == "__main__":

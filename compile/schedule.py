@@ -15,13 +15,14 @@ class Schedule:
     """Turns of the loop over inputs that are written out as one."""
     prefetch_bytes: int = 0
     """How far ahead of their use weights are asked for; 0: that is left to the processor."""
-    parallel: bool = True
-    """Whether the threads share the blocks of columns; if not, one computes all of them."""
+    parallel: bool | None = None
+    """Whether the threads share the blocks of columns, or one computes all; None: by the size of the matrix."""
 
     def __str__(self) -> str:
         ahead = f", prefetch {self.prefetch_bytes} B" if self.prefetch_bytes else ""
         unroll = f", unroll {self.unroll}" if self.unroll > 1 else ""
-        return f"{self.single_row_sums} sums{unroll}{ahead}, {'all threads' if self.parallel else 'one thread'}"
+        threads = {None: "threads by size", True: "all threads", False: "one thread"}[self.parallel]
+        return f"{self.single_row_sums} sums{unroll}{ahead}, {threads}"
 
 
 def default_schedule(precision: Precision) -> Schedule:

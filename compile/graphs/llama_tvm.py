@@ -1,7 +1,7 @@
 """A LLaMA decoder for CPUs as one primitive function of TVM, `run`; `autotune.tvm_layout` says how it is called.
 
-`run` makes one step or several, each of which feeds its token to the next: the arg-max, or a token drawn in the program.
-So one function serves prefill, decode, verification and bursts, and is compiled in the time of one step.
+`run` makes one step or several, each of which feeds its token to the next: the arg-max, or one drawn in the program. So
+one function serves prefill, decode, verification and bursts, and is compiled in the time of one step.
 
 There is no graph of kernels and no virtual machine that calls them: a small draft's step takes some ten microseconds,
 and looking up the arguments of twenty kernels, whose descriptions the target has meanwhile driven out of the caches,
@@ -67,7 +67,9 @@ class Model:
             "product": swiglu_width(shape.ffn),
             "input_sums": padded(-(-depth // INT4_BLOCK)),
         }
-        return {name: (PIECE_TOKENS, width) for name, width in widths.items()}
+        rows: dict[str, Shape] = {name: (PIECE_TOKENS, width) for name, width in widths.items()}
+        scores = {"scores": (shape.kv_heads, padded(self.capacity_tokens))}
+        return rows | scores | {"block_sums": (padded(blocks(shape.head_rows)),)}
 
     @property
     def scratch_floats(self) -> int:
@@ -145,7 +147,7 @@ class _Writer:
         """Adds everything from `tokens` to `logits`."""
         model, arena, given, scratch = self._model, self._arena, self._given, self._scratch
         shape, hidden = model.shape, model.shape.hidden
-        x, normed, qkv, attended, product, sums = scratch.values()
+        x, normed, qkv, attended, product, sums, scores, _ = scratch.values()
         tables = (self._floats(arena.before["cosines"], 0), self._floats(arena.before["sines"], 0))
         kernels.embed(given["tokens"], self._floats(arena.before["embed"], 0), x, hidden, rows)
         with T.serial(shape.layers) as layer:
@@ -158,7 +160,9 @@ class _Writer:
             norm = self._floats(arena.layer["attn_norm"], origin)
             kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
             multiply("qkv", normed, qkv, hidden, "store")
-            kernels.attention(qkv, tables, given["keys"], given["values"], attended, shape, layer, (begin, rows))
+            kernels.attention(
+                qkv, tables, given["keys"], given["values"], scores, attended, shape, layer, (begin, rows)
+            )
             multiply("o", attended, x, shape.heads * shape.head_dim, "add")
             norm = self._floats(arena.layer["ffn_norm"], origin)
             kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
@@ -182,6 +186,7 @@ class _Writer:
             (given["probabilities"], [step]),
             (given["after"], [row]),
             self._ids(),
+            self._scratch["block_sums"],
         )
 
     def _ids(self) -> Any:

@@ -3,6 +3,7 @@
 Activations are `[PIECE_TOKENS, width]` with widths rounded up to whole blocks; the added columns hold zeros.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
@@ -18,6 +19,7 @@ from autotune.compile.graphs.tvm_primitives import (
     fill,
     local,
     reduce_lanes,
+    spread,
     store,
 )
 
@@ -46,16 +48,24 @@ def rms_norm(x: Any, weight: Any, y: Any, hidden: int, epsilon: float, rows: Any
 
 
 def attention(
-    qkv: Any, tables: tuple[Any, Any], keys: Any, values: Any, y: Any, shape: DraftShape, layer: Any, span: Any
+    qkv: Any,
+    tables: tuple[Any, Any],
+    keys: Any,
+    values: Any,
+    scores: Any,
+    y: Any,
+    shape: DraftShape,
+    layer: Any,
+    span: Any,
 ) -> None:
     """Adds the attention of one layer: rotates, appends to the cache, attends.
 
     keys: `[layers, kv_heads, capacity / LANES, head_dim, LANES]`, so that scores of neighbouring positions are
-    neighbours; values: `[layers, kv_heads, capacity, head_dim]`.  tables: cosines and sines; span: position of the
-    first row, and the number of rows.
+    neighbours; values: `[layers, kv_heads, capacity, head_dim]`.  tables: cosines and sines; scores: scratch
+    `[kv_heads, capacity]`, whole blocks; span: position of the first row, and the number of rows.
     """
     heads, kv_heads, head_dim, half = shape.heads, shape.kv_heads, shape.head_dim, shape.head_dim // 2
-    group, key_blocks = heads // kv_heads, int(keys.shape[2])
+    group = heads // kv_heads
     cosines, sines = tables
     begin, rows = span
 
@@ -74,9 +84,10 @@ def attention(
         with T.vectorized(head_dim) as i:
             store(values, [layer, kv, position, i], qkv[row, (heads + kv_heads + kv) * head_dim + i])
 
-    with T.parallel(kv_heads) as kv, T.sblock("kv_head"):
+    cache_bytes = 8 * kv_heads * head_dim * int(values.shape[2])
+    with spread(kv_heads, cache_bytes) as kv, T.sblock("kv_head"):
         query, mixed = local((head_dim,)), local((_ways(head_dim), head_dim))
-        scores, lanes, total = local((key_blocks * LANES,)), local((2, LANES)), local((1,))
+        lanes, total = local((2, LANES)), local((1,))
         reduced = local((LANES,))
 
         def attend(row: Any, head: Any) -> None:
@@ -97,9 +108,9 @@ def attention(
                 with T.vectorized(LANES) as j:
                     seen = block * LANES + j <= position
                     score = T.Select(seen, lanes[0, j] + lanes[1, j], T.float32(LOWEST))
-                    store(scores, [block * LANES + j], score)
-            _softmax(scores, reduced, total, position)
-            _mix(scores, mixed, lambda other, i: values[layer, kv, other, i], head_dim, position + 1)
+                    store(scores, [kv, block * LANES + j], score)
+            _softmax(scores, kv, reduced, total, position)
+            _mix(mixed, lambda other, i: scores[kv, other] * values[layer, kv, other, i], head_dim, position + 1)
             with T.vectorized(head_dim) as i:
                 store(y, [row, head * head_dim + i], mixed[0, i] / total[0])
 
@@ -109,30 +120,30 @@ def attention(
             attend(row, kv * group + member)
 
 
-def _softmax(scores: Any, lanes: Any, total: Any, position: Any) -> None:
+def _softmax(scores: Any, kv: Any, lanes: Any, total: Any, position: Any) -> None:
     """Adds the way from scores to their exponentials, and the sum of these to `total`."""
     parts = position // VECTOR + 1
     with T.vectorized(VECTOR) as j:
-        store(lanes, [j], scores[j])
+        store(lanes, [j], scores[kv, j])
     with T.serial(1, parts) as part, T.vectorized(VECTOR) as j:
-        store(lanes, [j], T.max(lanes[j], scores[part * VECTOR + j]))
+        store(lanes, [j], T.max(lanes[j], scores[kv, part * VECTOR + j]))
     reduce_lanes(lanes, total, T.max)
     fill(lanes, T.float32(0), VECTOR)
     with T.serial(parts) as part:
         with T.vectorized(VECTOR) as j:
-            store(scores, [part * VECTOR + j], exponential(scores[part * VECTOR + j] - total[0]))
+            store(scores, [kv, part * VECTOR + j], exponential(scores[kv, part * VECTOR + j] - total[0]))
         with T.vectorized(VECTOR) as j:
-            store(lanes, [j], lanes[j] + scores[part * VECTOR + j])
+            store(lanes, [j], lanes[j] + scores[kv, part * VECTOR + j])
     reduce_lanes(lanes, total, add)
 
 
-def _mix(scores: Any, mixed: Any, value: Any, head_dim: int, count: Any) -> None:
-    """Adds the sum of values weighted by scores, to `mixed[0]`."""
+def _mix(mixed: Any, value: Callable[[Any, Any], Any], head_dim: int, count: Any) -> None:
+    """Adds the sum of `value(position, i)` over so many positions, to `mixed[0]`."""
     ways = _ways(head_dim)
 
     def take(other: Any, way: int) -> None:
         with T.vectorized(head_dim) as i:
-            store(mixed, [way, i], mixed[way, i] + scores[other] * value(other, i))
+            store(mixed, [way, i], mixed[way, i] + value(other, i))
 
     for way in range(ways):
         fill(mixed, T.float32(0), head_dim, way)

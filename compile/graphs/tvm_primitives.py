@@ -14,6 +14,13 @@ from autotune.compile.graphs.tvm_arena import LANES
 VECTOR = 16
 """Lanes of the reductions."""
 LOWEST = -3.4e38
+SHARED_BYTES = 1 << 20
+"""Waking another thread and waiting for it takes some microseconds, in which one thread reads a quarter of this."""
+
+
+def spread(count: int, read_bytes: int) -> Any:
+    """A loop whose rounds, which read so many bytes in all, are shared among threads if that pays."""
+    return T.parallel(count) if read_bytes >= SHARED_BYTES else T.serial(count)
 
 
 def store(buffer: Any, indices: Sequence[Any], value: Any) -> None:
@@ -28,8 +35,11 @@ def fill(buffer: Any, value: Any, width: int, *before: Any) -> None:
 
 
 def local(size: Sequence[int], dtype: str = "float32") -> Any:
-    """A buffer in registers or on the stack; inside of a `T.sblock`."""
-    return T.sblock_alloc_buffer(tuple(size), dtype, scope="local")
+    """A buffer in registers or on the stack; inside of a `T.sblock`.
+
+    At most a kilobyte: TVM takes larger ones from the heap, as it does those whose scope is "local".
+    """
+    return T.sblock_alloc_buffer(tuple(size), dtype, scope="global")
 
 
 def reduce_lanes(lanes: Any, result: Any, combine: Callable[[Any, Any], Any], width: int = VECTOR) -> None:
@@ -61,4 +71,4 @@ def exponential(x: Any) -> Any:
     return (series * rest * rest + rest + T.float32(1)) * power
 
 
-__all__ = ["LANES", "LOWEST", "VECTOR", "add", "exponential", "fill", "local", "reduce_lanes", "store"]
+__all__ = ["LANES", "LOWEST", "VECTOR", "add", "exponential", "fill", "local", "reduce_lanes", "spread", "store"]

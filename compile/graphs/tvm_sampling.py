@@ -51,16 +51,17 @@ def draw(
     probability: tuple[Any, list[Any]],
     chosen: tuple[Any, list[Any]],
     ids: Any,
+    block_sums: Any,
 ) -> None:
     """Adds the draw of one token.
 
     settings: float32 `[3]`: temperature (not 0), top-k, top-p; uniform: float64 in [0, 1).  weights(i): the buffer, and
     the place in it, of the i-th column's probability, which is written; probability and chosen: where those of the
-    token drawn, and the token, are written.
+    token drawn, and the token, are written; block_sums: scratch.
     """
     with T.sblock("draw"):
         lanes, total, threshold = local((LANES,)), local((1,)), local((2,), "int64")
-        largest, wanted, block_sums = local((1,)), local((1,)), local((blocks(head_rows),))
+        largest, wanted = local((1,)), local((1,))
         cumulated, found = local((2,), "float64"), local((3,), "int32")
 
         def weight(i: Any) -> Any:
@@ -129,15 +130,18 @@ def draw(
         store(cumulated, [1], T.float64(0))
         store(found, [0], T.int32(-1))
         store(found, [2], T.int32(0))
-        with T.serial(blocks(head_rows)) as block:
-            with T.If(T.And(found[0] < 0, block_sums[block] > T.float32(0))), T.Then():
-                store(found, [2], block)
-                after_block = cumulated[1] + T.Cast("float64", block_sums[block])
-                with T.If(after_block > mark):
-                    with T.Then():
-                        store(found, [0], block)
-                    with T.Else():
-                        store(cumulated, [1], after_block)
+        with (
+            T.serial(blocks(head_rows)) as block,
+            T.If(T.And(found[0] < 0, block_sums[block] > T.float32(0))),
+            T.Then(),
+        ):
+            store(found, [2], block)
+            after_block = cumulated[1] + T.Cast("float64", block_sums[block])
+            with T.If(after_block > mark):
+                with T.Then():
+                    store(found, [0], block)
+                with T.Else():
+                    store(cumulated, [1], after_block)
         store(found, [0], T.int32(-1))
         store(found, [1], T.int32(0))
         with T.serial(LANES) as j:

@@ -15,6 +15,7 @@ from autotune.program import Program
 from autotune.runtime import tvm_session
 from autotune.runtime.session import open_session
 from autotune.runtime.tvm_session import TvmSession
+from autotune.sampling import SamplingSettings, distribution
 from autotune.tvm_layout import TvmLayout
 from tests.support.models import tiny_weights
 
@@ -134,3 +135,32 @@ def test_a_closed_session_cannot_be_used(program: Path) -> None:
     session.close()
     with pytest.raises(AttributeError):
         session.greedy([1], 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(1.0),
+        SamplingSettings(0.3),
+        SamplingSettings(1.0, top_k=1),
+        SamplingSettings(2.0, top_k=7),
+        SamplingSettings(1.0, top_k=SHAPE.vocab + 1),
+        SamplingSettings(1.0, top_p=0.01),
+        SamplingSettings(0.7, top_p=0.9),
+        SamplingSettings(1.5, top_k=20, top_p=0.5),
+    ],
+)
+def test_draws_in_the_program_equal_the_reference(program: Path, settings: SamplingSettings) -> None:
+    session, reference = opened(program), opened(program)
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        prompt, noise = rng.integers(0, SHAPE.vocab, 5).tolist(), rng.random(6).tolist()
+        drawn = session.sampled_burst(prompt, 0, 6, settings, noise)
+        given, start = prompt, 0
+        for place, (token, uniform) in enumerate(zip(drawn.tokens, noise, strict=True)):
+            q = distribution(reference.logits(given, start)[-1], settings)
+            np.testing.assert_allclose(drawn.distribution(place), q, atol=2e-6)
+            assert drawn.probabilities[place] == pytest.approx(q[token], abs=2e-6)
+            cumulated = q.cumsum()
+            assert cumulated[token] - q[token] - 1e-5 <= uniform <= cumulated[token] + 1e-5
+            start, given = start + len(given), [token]

@@ -1,0 +1,62 @@
+import io
+
+import numpy as np
+import pytest
+
+from autotune.candidate import DraftShape, Precision
+from autotune.compile.graphs.tvm_arena import ALIGNMENT_BYTES, LANES, Slot, plan, write_arena
+from autotune.quantization import INT4_ZERO, dequantised
+from autotune.weights import FloatArray
+from tests.support.models import tiny_weights
+
+SHAPE = DraftShape(layers=3, heads=3, kv_heads=1, head_dim=10, hidden=36, ffn=20, vocab=70)
+CAPACITY = 16
+
+
+def unpacked(content: bytes, begin: int, section: dict[str, Slot], name: str) -> FloatArray:
+    """The packed matrix of that name as float32 `[columns, depth]`, columns and depth filled up."""
+
+    def stored(part: str) -> np.ndarray:
+        slot = section[part]
+        count = int(np.prod(slot.shape))
+        return np.frombuffer(content, slot.dtype, count, begin + slot.offset_bytes).reshape(slot.shape)
+
+    values = stored(name)
+    if values.dtype == np.uint32:
+        words, scales = values[:, :, :-1], np.ascontiguousarray(values[:, :, -1]).view(np.float32)
+        nibbles = (words[:, :, :, None, :] >> (4 * np.arange(8, dtype=np.uint32))[:, None]) & 15
+        floats = (nibbles.astype(np.float32) - INT4_ZERO) * scales[:, :, None, None]
+        values = floats.reshape(len(values), -1, LANES)
+    elif values.dtype == np.int8:
+        values = values * stored(f"{name}_scales")[:, None]
+    return values.transpose(0, 2, 1).reshape(-1, values.shape[1]).astype(np.float32)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8, Precision.INT4])
+def test_stored_matrices_are_those_that_the_proxy_scores(precision: Precision) -> None:
+    weights, file = tiny_weights(SHAPE), io.BytesIO()
+    write_arena(weights, precision, CAPACITY, file)
+    arena, content, expected = plan(SHAPE, precision, CAPACITY), file.getvalue(), dequantised(weights, precision)
+    assert len(content) == arena.size_bytes
+    head = unpacked(content, arena.after_begins_bytes, dict(arena.after), "head")
+    np.testing.assert_array_equal(head[: SHAPE.vocab, : SHAPE.hidden], expected.arrays["head"])
+    assert not head[SHAPE.vocab :].any()
+    for index in range(SHAPE.layers):
+        begin = arena.layers_begin_bytes + index * arena.layer_bytes
+        down = unpacked(content, begin, dict(arena.layer), "down")
+        np.testing.assert_array_equal(down[: SHAPE.hidden, : SHAPE.ffn], expected.layer(index, "ffn.down"))
+        gate_up = unpacked(content, begin, dict(arena.layer), "gate_up")
+        both = gate_up.reshape(-1, 2, LANES // 2, gate_up.shape[1])[..., : SHAPE.hidden]
+        for part, name in enumerate(("ffn.gate", "ffn.up")):
+            rows = both[:, part].reshape(-1, SHAPE.hidden)[: SHAPE.ffn]
+            np.testing.assert_array_equal(rows, expected.layer(index, name))
+
+
+def test_every_array_begins_on_a_cache_line() -> None:
+    arena = plan(SHAPE, Precision.INT8, CAPACITY)
+    for section in (arena.before, arena.layer, arena.after):
+        assert all(slot.offset_bytes % ALIGNMENT_BYTES == 0 for slot in section.values())
+        ends = [slot.end_bytes for slot in section.values()]
+        begins = [slot.offset_bytes for slot in section.values()]
+        assert all(end <= begin for end, begin in zip(ends, begins[1:], strict=False))
+    assert arena.layer_bytes % ALIGNMENT_BYTES == 0
