@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from autotune.cache import file_sha256, new_folder
 from autotune.candidate import DraftShape, Precision
 from autotune.errors import ArtifactError
-from autotune.results import Figure
+from autotune.results import Figure, KernelTuning
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 1
@@ -73,6 +73,8 @@ class Provenance:
     seed: int
     git_revision: str | None
     versions: dict[str, str]
+    kernel_tuning: KernelTuning | None = None
+    """None where it was not asked for."""
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,9 @@ def run(
     elastic_budget: Annotated[str | None, typer.Option(help="Training of the elastic source; default: 2m.")] = None,
     finish: Annotated[str | None, typer.Option(help="Last distillation of each finalist; default: 30s.")] = None,
     validate: Annotated[int | None, typer.Option(help="Finalists that really decode; default: 3.")] = None,
+    tune_kernels: Annotated[
+        str | None, typer.Option(help="Tune a TVM winner's kernels for up to this long, e.g. 5m; default: 0, off.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; default: 0.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; default: chosen by measurement.")] = None,
     build_timeout: Annotated[str | None, typer.Option(help="Limit of one build; default: 2m.")] = None,

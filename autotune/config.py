@@ -87,6 +87,8 @@ class TuneConfig(BaseModel):
     elastic_budget: Duration = 120.0
     finish: Duration = 30.0
     validate_top: int = Field(3, ge=1, alias="validate")
+    tune_kernels: Duration = 0.0
+    """Most time for tuning the kernels of a winner compiled by TVM; 0: they are not tuned."""
     seed: int = Field(0, ge=0, lt=1 << 31)
     threads: int | None = Field(None, ge=1)
     """Threads of every program; chosen by measuring the target if None."""

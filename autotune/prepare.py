@@ -33,6 +33,8 @@ from autotune.traces import Traces
 from autotune.vocabulary import TrimmingEstimator, check_draft_vocabularies, rank_tokens
 from autotune.weights import random_weights
 
+TUNED_BACKEND = "tvm"
+"""Whose kernels can be tuned."""
 MOST_CONTEXT_TOKENS = 4096
 """Programs are compiled for the target's context, but for no more than this: their caches are preallocated."""
 MOST_EVICT_BYTES = 256 << 20
@@ -70,7 +72,17 @@ class Request:
 
     def identity(self) -> dict[str, object]:
         """What makes it this run and no other; budgets may change when a run is resumed."""
-        free = {"out", "trials", "time_budget", "resume", "validate_top", "finish", "worker_memory", "database"}
+        free = {
+            "out",
+            "trials",
+            "time_budget",
+            "resume",
+            "validate_top",
+            "finish",
+            "tune_kernels",
+            "worker_memory",
+            "database",
+        }
         asked = self.config.model_dump(mode="json", exclude=free)
         return asked | {
             "target_fingerprint": self.target.fingerprint,
@@ -103,6 +115,7 @@ class Workbench:
 def resolve(config: TuneConfig) -> Request:
     """The request behind a configuration; what can be refused is refused here, before anything is written."""
     device = find_device(config.device)
+    _check_kernel_tuning(config)
     supported = {name: load_backend(name, device.kind).precisions(device.kind) for name in config.backend}
     precision = draft_precisions(config.precision, device.kind, supported)
     exact = target_precision(config.target_precision, device.kind, supported)
@@ -372,6 +385,19 @@ def _smallest_draft(request: Request) -> Path:
         build_program(backend, random_weights(smallest, request.target.numerics), settings, folder)
 
     return cached_folder("small-drafts", key, make)
+
+
+def _check_kernel_tuning(config: TuneConfig) -> None:
+    """BadRequest if kernels are to be tuned that no winner of this run can have."""
+    if config.tune_kernels and TUNED_BACKEND not in config.backend:
+        raise BadRequest(
+            f"--tune-kernels tunes TVM programs, and --backend is {','.join(config.backend)}: add {TUNED_BACKEND}, "
+            "or leave --tune-kernels out"
+        )
+    if config.tune_kernels and config.device != "cpu":
+        raise BadRequest(
+            f"--tune-kernels tunes programs for the CPU, and --device is {config.device}: leave --tune-kernels out"
+        )
 
 
 def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:

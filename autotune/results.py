@@ -286,6 +286,23 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
+class KernelTuning:
+    """What tuning the winner's kernels came to."""
+
+    kept: bool
+    """Whether the tuned program shipped."""
+    detail: str
+    """Why, or why not."""
+    tried: int
+    """Schedules that were timed."""
+    seconds: float
+    speedup: Figure | None = None
+    """Burst latency of the untuned program over that of the tuned one, in pairs; None if it was not measured."""
+    schedules: dict[str, str] = field(default_factory=dict)
+    """By matrix, where another schedule than the default one was found faster."""
+
+
+@dataclass(frozen=True)
 class Validated:
     """A draft that really decoded held-out prompts with the target, beside the target alone: predicted and measured.
 

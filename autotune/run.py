@@ -13,10 +13,12 @@ from autotune.provenance import command_words, package_versions
 from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, RunSummary
+from autotune.results import KernelTuning
 from autotune.score import score_target_alone
 from autotune.screening import Screener
 from autotune.ship import ship
 from autotune.store import RunFolder
+from autotune.tune_kernels import tune_winner
 from autotune.tuner import Budget, Search, SearchResult
 from autotune.validate import Validation, choose_finalists, validate
 
@@ -62,11 +64,19 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
                 interrupted = True
             except AutotuneError as error:  # what was searched is reported all the same
                 failure = error
+        winner, tuning = validation.winner if validation else None, None
+        if winner and config.tune_kernels:
+            try:
+                finalist, tuning = tune_winner(bench, *winner, folder.work / "tuned", watcher)
+                winner = finalist, winner[1]
+            except KeyboardInterrupt:  # the winner is at hand: it ships as it was validated
+                interrupted = True
         if validation:
             watcher.phase("Writing the artifact")
-            for note in ship(bench, validation.winner, folder.artifact, package_versions()).notes:
+            for note in ship(bench, winner, folder.artifact, package_versions(), tuning).notes:
                 watcher.note(note)
-        facts = _facts(request, bench, found, validation, time.monotonic() - began_s, interrupted=interrupted)
+        wall_s = time.monotonic() - began_s
+        facts = _facts(request, bench, found, validation, tuning, wall_s, interrupted=interrupted)
         watcher.phase("Writing the report")
         write_report(facts, folder.report)
         shutil.rmtree(folder.work, ignore_errors=True)
@@ -88,6 +98,7 @@ def _facts(
     bench: Workbench,
     found: SearchResult,
     validation: Validation | None,
+    tuning: KernelTuning | None,
     wall_s: float,
     *,
     interrupted: bool,
@@ -110,4 +121,5 @@ def _facts(
         looping_share=bench.traces.estimate.looping_share,
         interrupted=interrupted,
         target_precision=request.target_precision,
+        kernel_tuning=tuning,
     )

@@ -20,15 +20,22 @@ from autotune.artifact import (
 from autotune.families import write_checkpoint
 from autotune.prepare import Workbench
 from autotune.provenance import command_words, git_revision
-from autotune.results import Validated
+from autotune.results import KernelTuning, Validated
 from autotune.tokenizer import tokenizer_files
 from autotune.validate import Finalist
 
 
 def ship(
-    bench: Workbench, winner: tuple[Finalist, Validated] | None, destination: Path, versions: Mapping[str, str]
+    bench: Workbench,
+    winner: tuple[Finalist, Validated] | None,
+    destination: Path,
+    versions: Mapping[str, str],
+    tuning: KernelTuning | None = None,
 ) -> Manifest:
-    """Write the artifact: the winner's program, checkpoint and tokenizer, or the verdict k = 0 without a draft."""
+    """Write the artifact: the winner's program, checkpoint and tokenizer, or the verdict k = 0 without a draft.
+
+    tuning: what tuning the winner's kernels came to; the winner's program is the tuned one already if it was kept.
+    """
     target = bench.request.target
     finalist, validated = winner or (None, None)
     manifest = Manifest(
@@ -54,6 +61,7 @@ def ship(
             seed=bench.request.config.seed,
             git_revision=git_revision(),
             versions=dict(versions),
+            kernel_tuning=tuning,
         ),
         notes=_notes(validated) if validated else (),
     )

@@ -11,6 +11,7 @@ from autotune.reports.summary import (
     RunSummary,
     ScreenedSummary,
     ShapeSummary,
+    TuningSummary,
     Verdict,
 )
 
@@ -39,6 +40,7 @@ def markdown(summary: RunSummary) -> str:
         "![Round time against tokens per round of every candidate](pareto.png)",
         *_decoded(summary),
         *_round_times(summary),
+        *_tuning(summary.kernel_tuning),
         *_front(summary.front),
         *_screened(summary.screened_builds),
         *_failures(summary.failures),
@@ -157,6 +159,25 @@ def _round_times(summary: RunSummary) -> Iterable[str]:
             f"predictions assumed {1e3 * summary.overhead_s:.3f} ms of overhead a round."
         )
         yield _table(["draft", "k", "rounds", "round (ms)", "draft burst", "verification", "overhead"], rows)
+
+
+def _tuning(tuning: TuningSummary | None) -> Iterable[str]:
+    if tuning is None:
+        return
+    yield "## Tuned kernels"
+    ratio = ""
+    if tuning.speedup is not None:
+        ratio = (
+            f" A burst of the untuned program takes {_times(tuning.speedup.value, tuning.speedup.interval)} as long "
+            f"as one of the tuned program ({tuning.speedup.evidence} in pairs); all other figures here are the untuned "
+            "program's."
+        )
+    yield (
+        f"{'Kept' if tuning.kept else 'Not kept'}: {_inline(tuning.detail)}; {tuning.tried} schedules tried in "
+        f"{tuning.seconds:.0f} s.{ratio}"
+    )
+    if tuning.schedules:
+        yield _table(["matrix", "schedule found"], [list(item) for item in tuning.schedules.items()])
 
 
 def _front(front: Sequence[FrontSummary]) -> Iterable[str]:

@@ -16,9 +16,21 @@ from autotune.reports.summary import (
     ShapeSummary,
     SpeedSummary,
     TarSummary,
+    TuningSummary,
     Verdict,
 )
-from autotune.results import Figure, Forecast, Measured, Rejected, Score, Screened, TrialRecord, TrialState, Validated
+from autotune.results import (
+    Figure,
+    Forecast,
+    KernelTuning,
+    Measured,
+    Rejected,
+    Score,
+    Screened,
+    TrialRecord,
+    TrialState,
+    Validated,
+)
 
 _STDERR_LINES = 20
 
@@ -64,6 +76,7 @@ def summarise(facts: RunFacts) -> RunSummary:
         seed=facts.seed,
         command=tuple(facts.command),
         versions=dict(facts.versions),
+        kernel_tuning=_tuning(facts.kernel_tuning) if facts.kernel_tuning else None,
     )
 
 
@@ -246,6 +259,17 @@ def _known_date(record: TrialRecord) -> str | None:
 def _shape(shape: DraftShape) -> ShapeSummary:
     return ShapeSummary(
         shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.hidden, shape.ffn, shape.draft_vocab
+    )
+
+
+def _tuning(tuning: KernelTuning) -> TuningSummary:
+    return TuningSummary(
+        kept=tuning.kept,
+        detail=tuning.detail,
+        tried=tuning.tried,
+        seconds=tuning.seconds,
+        speedup=_figure(tuning.speedup) if tuning.speedup else None,
+        schedules=dict(tuning.schedules),
     )
 
 

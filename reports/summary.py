@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from autotune.candidate import Precision
-from autotune.results import Figure, Score, TargetLatency, TrialRecord, Validated
+from autotune.results import Figure, KernelTuning, Score, TargetLatency, TrialRecord, Validated
 
 SCHEMA_VERSION = 1
 """Raised when a key changes its meaning or vanishes; new keys do not raise it."""
@@ -39,6 +39,8 @@ class RunFacts:
     interrupted: bool = False
     target_precision: Precision = Precision.FP32
     """What the target was compiled in."""
+    kernel_tuning: KernelTuning | None = None
+    """What tuning the winner's kernels came to; None where it was not asked for or the winner is not TVM's."""
 
 
 class Verdict(StrEnum):
@@ -204,6 +206,19 @@ class ScreenedSummary:
 
 
 @dataclass(frozen=True)
+class TuningSummary:
+    """What tuning the winner's kernels came to; its other figures are those of the untuned program."""
+
+    kept: bool
+    detail: str
+    tried: int
+    seconds: float
+    speedup: FigureSummary | None
+    """Burst latency of the untuned program over that of the tuned one; null if it was not measured."""
+    schedules: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The content of a report; the field names are the keys of `summary.json`."""
 
@@ -241,6 +256,7 @@ class RunSummary:
     seed: int
     command: tuple[str, ...]
     versions: Mapping[str, str]
+    kernel_tuning: TuningSummary | None = None
 
     def to_json(self) -> str:
         """The text of `summary.json`; numbers that are not finite or not known are null."""

@@ -127,6 +127,8 @@ def test_targets(autotune: Autotune) -> None:
         (["--backend", "tvm", "--precision", "fp16"], "backend tvm has no fp16 on cpu; use --precision fp32"),
         (["--precision", "int3"], "--precision int3: Input should be 'fp32', 'fp16', 'bf16', 'int8' or 'int4'"),
         (["--device", "tpu"], "unknown device 'tpu'; this version knows: cpu, cuda"),
+        (["--tune-kernels", "soon"], "'soon' is not a duration; write 30s"),
+        (["--tune-kernels", "5m", "--backend", "onnxruntime"], "--tune-kernels tunes TVM programs"),
         (["--proxy", "magic"], "--proxy magic: Input should be 'pruned' or 'elastic'"),
         (["--time-budget", "soon"], "'soon' is not a duration; write 30s"),
         (["--max-memory", "lots"], "--max-memory lots: "),

@@ -23,6 +23,7 @@ from autotune.compile.graphs import tvm_sampling as sampling
 from autotune.compile.graphs.tvm_arena import Arena, Slot, blocks, padded, plan, swiglu_width
 from autotune.compile.graphs.tvm_matmul import Matrix, matmul
 from autotune.compile.graphs.tvm_primitives import LANES, store
+from autotune.compile.schedule import Schedule
 
 PIECE_TOKENS = 64
 """Rows (tokens) of one call."""
@@ -81,8 +82,8 @@ class Model:
         return "int8" if self.precision is Precision.INT8 else "uint32"
 
 
-def llama_module(model: Model) -> tvm.IRModule:
-    """The module with the function `run`."""
+def llama_module(model: Model, schedules: Mapping[str, Schedule] | None = None) -> tvm.IRModule:
+    """The module with the function `run`; schedules: of products by the matrix's name, where not the default one."""
     arena = plan(model.shape, model.precision, model.capacity_tokens)
     keys, values = model.cache_shapes
     rows, columns = model.logits_shape
@@ -109,15 +110,15 @@ def llama_module(model: Model) -> tvm.IRModule:
             T.func_name("run")
             given = {name: T.arg(name, T.buffer(size, dtype)) for name, (size, dtype) in buffers.items()}
             T.func_attr({"global_symbol": "run", "tirx.is_scheduled": True, "tirx.noalias": True})
-            _Writer(model, arena, given).steps()
+            _Writer(model, arena, given, schedules or {}).steps()
         return tvm.IRModule({"run": builder.get()})
 
 
 class _Writer:
     """Adds the statements of `run` to the function being built."""
 
-    def __init__(self, model: Model, arena: Arena, given: Mapping[str, Any]):
-        self._model, self._arena, self._given = model, arena, given
+    def __init__(self, model: Model, arena: Arena, given: Mapping[str, Any], schedules: Mapping[str, Schedule]):
+        self._model, self._arena, self._given, self._schedules = model, arena, given, schedules
         self._scratch: dict[str, Any] = {}
         begin = 0
         for name, shape in model.scratch_shapes.items():
@@ -153,7 +154,8 @@ class _Writer:
             origin = T.Cast("int64", layer) * T.int64(arena.layer_bytes) + T.int64(arena.layers_begin_bytes)
 
             def multiply(name: str, source: Any, into: Any, depth: int, epilogue: str) -> None:
-                matmul(source, into, self._matrix(arena.layer, name, origin, depth), rows, epilogue, sums)
+                matrix = self._matrix(arena.layer, name, origin, depth)
+                matmul(source, into, matrix, rows, epilogue, sums, self._schedules.get(name))
 
             norm = self._floats(arena.layer["attn_norm"], origin)
             kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
@@ -168,14 +170,8 @@ class _Writer:
             multiply("down", product, x, shape.ffn, "add")
         norm = self._floats(arena.after["norm"], arena.after_begins_bytes)
         kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
-        matmul(
-            normed,
-            given["logits"],
-            self._matrix(arena.after, "head", arena.after_begins_bytes, hidden),
-            rows,
-            "store",
-            sums,
-        )
+        head = self._matrix(arena.after, "head", arena.after_begins_bytes, hidden)
+        matmul(normed, given["logits"], head, rows, "store", sums, self._schedules.get("head"))
 
     def _draw(self, step: Any, row: Any) -> None:
         """Adds the draw of the token after the last row."""

@@ -16,17 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
 
 from autotune.candidate import INT4_BLOCK, Precision
 from autotune.compile.graphs.tvm_arena import WORD_VALUES
 from autotune.compile.graphs.tvm_primitives import LANES, add, exponential, fill, local, reduce_lanes, spread, store
+from autotune.compile.schedule import Schedule, default_schedule
 
 TILE_ROWS = {Precision.FP32: 6, Precision.INT8: 6, Precision.INT4: 4}
 """Rows that go through a block together: 24 accumulators leave enough of 32 registers for weights and activations;
 unpacking needs more of them."""
-SINGLE_ROW_SUMS = 4
-"""Sums per column while there is one row."""
+
+CACHE_LINE_BYTES = 64
 
 _ONE_BITS = 0x3F800000
 _MANTISSA_SHIFT = 19
@@ -47,7 +49,9 @@ class Matrix:
     """Of the columns, for int8; of blocks of inputs, in the memory of `values`, for int4."""
 
 
-def matmul(x: Any, y: Any, matrix: Matrix, rows: Any, epilogue: str, sums_of_x: Any = None) -> None:
+def matmul(
+    x: Any, y: Any, matrix: Matrix, rows: Any, epilogue: str, sums_of_x: Any = None, schedule: Schedule | None = None
+) -> None:
     """Adds `y = x · matrix` for the first `rows` rows.
 
     What is done with the products: `store` them in y, `add` them to y, or `swiglu`: each block is half gate and half up
@@ -56,15 +60,19 @@ def matmul(x: Any, y: Any, matrix: Matrix, rows: Any, epilogue: str, sums_of_x: 
     if matrix.precision is Precision.INT4:
         input_sums(x, sums_of_x, matrix.depth, rows)
     tile_rows = TILE_ROWS[matrix.precision]
-
+    how = schedule or default_schedule(matrix.precision)
     read_bytes = int(matrix.count * LANES * matrix.depth * matrix.precision.weight_bytes)
-    with spread(matrix.count, read_bytes) as block, T.sblock("block"):
+    if how.parallel is None:
+        over_blocks = spread(matrix.count, read_bytes)
+    else:
+        over_blocks = (T.parallel if how.parallel else T.serial)(matrix.count)
+    with over_blocks as block, T.sblock("block"):
         # Each a buffer of its own, small enough to be kept in registers.
-        sums = [local((LANES,)) for _ in range(max(tile_rows, SINGLE_ROW_SUMS))]
+        sums = [local((LANES,)) for _ in range(max(tile_rows, how.single_row_sums))]
         tile = _tile_of_words if matrix.precision is Precision.INT4 else _tile
 
         def through(first: Any, count: int) -> None:
-            tile(x, sums_of_x, matrix, block, first, count, sums)
+            tile(x, sums_of_x, matrix, block, first, count, sums, how)
             for row in range(count):
                 _finish(y, sums[row], matrix, block, first + row, epilogue)
 
@@ -85,9 +93,10 @@ def input_sums(x: Any, sums_of_x: Any, depth: int, rows: Any) -> None:
         store(sums_of_x, [row, group], total[0] * T.float32(1.5))
 
 
-def _tile(x: Any, _: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: list[Any]) -> None:
+def _tile(x: Any, _: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: list[Any], how: Schedule) -> None:
     """Adds the products of `count` rows with one block of columns, to `sums[0:count]`."""
-    ways = max(1, SINGLE_ROW_SUMS // count)
+    ways = max(1, how.single_row_sums // count)
+    turn = ways * how.unroll
     integers = matrix.precision is Precision.INT8
 
     def multiply(k: Any, way: int) -> None:
@@ -100,23 +109,27 @@ def _tile(x: Any, _: Any, matrix: Matrix, block: Any, first: Any, count: int, su
 
     for place in range(ways * count):
         fill(sums[place], T.float32(0), LANES)
-    with T.serial(matrix.depth // ways) as k:
-        for way in range(ways):
-            multiply(k * ways + way, way)
-    for way in range(matrix.depth % ways):
-        multiply(matrix.depth // ways * ways + way, way)
+    with T.serial(matrix.depth // turn) as k:
+        _prefetch(matrix.values, [block, k * turn, 0], turn * LANES, how.prefetch_bytes)
+        for part in range(turn):
+            multiply(k * turn + part, part % ways)
+    for part in range(matrix.depth % turn):
+        multiply(matrix.depth // turn * turn + part, part % ways)
     _join(sums, ways, count)
 
 
-def _tile_of_words(x: Any, sums_of_x: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: Any) -> None:
-    """As `_tile`, for four-bit values."""
-    ways = 2 if count == 1 else 1
+def _tile_of_words(
+    x: Any, sums_of_x: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: list[Any], how: Schedule
+) -> None:
+    """As `_tile`, for four-bit values; its loop over a word's values is always written out."""
+    ways = how.single_row_sums if count == 1 else 1
     words = INT4_BLOCK // WORD_VALUES
     with T.sblock("tile"):
         parts = [local((LANES,)) for _ in range(ways * count)]
         for row in range(count):
             fill(sums[row], T.float32(0), LANES)
         with T.serial(-(-matrix.depth // INT4_BLOCK)) as group:
+            _prefetch(matrix.values, [block, group, 0, 0], (words + 1) * LANES, how.prefetch_bytes)
             for place in range(ways * count):
                 fill(parts[place], T.float32(0), LANES)
             with T.serial(words) as word:
@@ -133,6 +146,16 @@ def _tile_of_words(x: Any, sums_of_x: Any, matrix: Matrix, block: Any, first: An
                     scale = T.reinterpret("float32", matrix.values[block, group, words, j]) * T.float32(16)
                     part = parts[row][j] - sums_of_x[first + row, group]
                     store(sums[row], [j], sums[row][j] + scale * part)
+
+
+def _prefetch(values: Any, place: list[Any], count: int, ahead_bytes: int) -> None:
+    """Adds requests for the cache lines that lie so far behind `count` values from `place` on; none for 0 bytes."""
+    item_bytes = np.dtype(str(values.dtype)).itemsize
+    for line in range(0, count * item_bytes if ahead_bytes else 0, CACHE_LINE_BYTES):
+        ahead = (ahead_bytes + line) // item_bytes
+        address = T.address_of(values[[*place[:-1], place[-1] + ahead]])
+        read, keep, data = T.int32(0), T.int32(3), T.int32(1)
+        T.evaluate(T.call_intrin("void", "tirx.prefetch", address, read, keep, data))
 
 
 def _unpacked(word: Any, value: int) -> Any:
