@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autotune.candidate import Drafting
 from autotune.contest import Contender, ContestRequest, Tally, hold_contest
 from autotune.devices import device_lock
 from autotune.errors import AutotuneError
@@ -26,6 +27,8 @@ class Finalist:
     weights: ModelWeights
     program: Path
     score: Score
+    drafting: Drafting | None = None
+    """The faster way of drafting, as measured."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _compile(evaluator: Evaluator, record: TrialRecord, weights: ModelWeights, f
     if not scores:
         return Rejected(RejectReason.CONSTRAINT, "over the limit of round latency at every lookahead")
     best = max(scores, key=lambda score: score.tokens_per_s.value)
-    return Finalist(record, weights, Path(built.program), best)
+    return Finalist(record, weights, Path(built.program), best, burst.drafting)
 
 
 def _contest(bench: Workbench, finalists: Sequence[Finalist]) -> ContestRequest:
@@ -161,4 +164,5 @@ def _judge(finalist: Finalist, alone: Tally, tally: Tally) -> Validated:
         overhead_s=pooled.overhead_s / pooled.rounds,
         divergences=tally.near_ties,
         mismatches=tally.mismatches,
+        drafting=finalist.drafting,
     )
