@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.cache import file_sha256, new_folder
-from autotune.candidate import DraftShape, Precision
+from autotune.candidate import Drafting, DraftShape, Precision
 from autotune.errors import ArtifactError
 from autotune.results import Figure, KernelTuning
 
@@ -50,6 +50,8 @@ class DraftDescription:
     parameters: int
     backend: str
     precision: Precision
+    drafting: Drafting = Drafting.CALLS
+    """How it drafts fastest, by measurement; the program in `draft/` says the same."""
 
 
 @dataclass(frozen=True)

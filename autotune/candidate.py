@@ -40,6 +40,15 @@ _MATRIX_BYTES = {
 }
 
 
+class Drafting(StrEnum):
+    """How a session drafts k tokens; which is faster depends on shape, backend and device, and is measured."""
+
+    CALLS = "call by call"
+    """k calls of the step program."""
+    BURST = "one program"
+    """One call of a program of k steps, in which every step feeds its token to the next."""
+
+
 @dataclass(frozen=True)
 class DraftShape:
     """A decoder-only transformer's architecture; also describes targets and sources.

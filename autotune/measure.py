@@ -6,7 +6,7 @@ Sessions return only when their results are in host memory, which synchronises t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 from pydantic import TypeAdapter
 
+from autotune.candidate import Drafting
 from autotune.compile.sandbox import CandidateRejected, Limits, Phase, run_sandboxed
 from autotune.cuda_driver import CudaDriver
 from autotune.devices import find_device
@@ -25,6 +26,9 @@ from autotune.runtime.speculate import verify_greedy, verify_sampled
 from autotune.sampling import SamplingSettings
 
 MAX_SAMPLES = 2000
+BURST_MARGIN = 1.02
+"""How many times faster than calls a burst in one program must be to be chosen: below that, the two are level within
+the noise of a measurement, and calls need neither the memory nor the loading time of the further programs."""
 _FEWEST_SAMPLES = 3
 _OVERHEAD_TOKENS, _FEWEST_OVERHEAD_TOKENS = 48, 4
 _OVERHEAD_TIME_S = 0.5
@@ -95,7 +99,10 @@ def _warm_up(run: Callable[[], object], settings: MeasureSettings, most_s: float
 
 
 def measure_bursts(session: Session, request: BurstRequest) -> LatencyTable:
-    """Latency of bursts of 1 … `max_lookahead` draft steps behind `context_tokens` cached positions."""
+    """Latency of bursts of 1 … `max_lookahead` draft steps behind `context_tokens` cached positions.
+
+    They are drafted the faster way, which the table names and the session keeps.
+    """
     context = _fill(session, request.settings.context_tokens, request.seed)
     position = len(context) - 1
     rng = np.random.default_rng(request.seed)
@@ -106,8 +113,25 @@ def measure_bursts(session: Session, request: BurstRequest) -> LatencyTable:
         noise = rng.random(count).tolist()
         return lambda: session.sampled_burst(context[-1:], position, count, request.sampling, noise)
 
+    longest = min(session.program.longest_burst, request.max_lookahead)
+    session.drafting = _faster(session, burst(longest), request.settings) if longest else Drafting.CALLS
     runs = [burst(count) for count in range(1, request.max_lookahead + 1)]
-    return _table(session, runs, request.settings)
+    return replace(_table(session, runs, request.settings), drafting=session.drafting)
+
+
+def _faster(session: Session, draft: Callable[[], object], settings: MeasureSettings) -> Drafting:
+    """The faster way to `draft`, both timed in turn; calls unless one program beats them by `BURST_MARGIN`."""
+
+    def drafting(way: Drafting) -> Callable[[], object]:
+        def run() -> None:
+            session.drafting = way
+            draft()
+
+        return run
+
+    calls_s, bursts_s = sample_seconds([drafting(Drafting.CALLS), drafting(Drafting.BURST)], settings)
+    ratio = np.median([call_s / burst_s for call_s, burst_s in zip(calls_s, bursts_s, strict=True)])
+    return Drafting.BURST if ratio > BURST_MARGIN else Drafting.CALLS
 
 
 def measure_verifications(session: Session, request: TargetRequest) -> LatencyTable:
@@ -157,11 +181,17 @@ def measure_target_sandboxed(request: TargetRequest, limits: Limits, lock: FileL
 
 
 def burst_job(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Sandbox entry: a `BurstRequest` as JSON to a `LatencyTable` as JSON; rejects programs that yield NaN."""
+    """Sandbox entry: a `BurstRequest` as JSON to a `LatencyTable` as JSON; rejects programs that yield NaN.
+
+    The faster way of drafting is noted in the program.
+    """
     parsed = TypeAdapter(BurstRequest).validate_python(request)
     session = open_session(Path(parsed.program), parsed.settings.threads)
     reject_not_a_number(session, parsed.seed)
-    return _dump(measure_bursts(session, parsed))
+    table = measure_bursts(session, parsed)
+    if session.program.drafting is not session.drafting:
+        session.program.draft_by(session.drafting, Path(parsed.program))
+    return _dump(table)
 
 
 def target_job(request: Mapping[str, Any]) -> Mapping[str, Any]:

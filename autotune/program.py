@@ -6,28 +6,19 @@ and gives logits and arg-max tokens for all n positions.
 """
 
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from autotune.candidate import Drafting as Drafting
 from autotune.candidate import DraftShape, Precision
 from autotune.errors import ArtifactError
 from autotune.weights import Numerics, TokenIds
 
 PROGRAM_FILE = "program.json"
 PROGRAM_SCHEMA = 2
-
-
-class Drafting(StrEnum):
-    """How a session drafts k tokens; which is faster depends on shape, backend and device, and is measured."""
-
-    CALLS = "call by call"
-    """k calls of the step program."""
-    BURST = "one program"
-    """One call of a program of k steps, in which every step feeds its token to the next."""
 
 
 @dataclass(frozen=True)

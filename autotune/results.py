@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import median
 
-from autotune.candidate import Build
+from autotune.candidate import Build, Drafting
 
 
 class Evidence(StrEnum):
@@ -88,6 +88,8 @@ class LatencyTable:
     settings: MeasureSettings
     device: str
     evidence: Evidence = Evidence.MEASURED
+    drafting: Drafting | None = None
+    """The way of drafting that the bursts were measured with, the faster one; None for verifications."""
 
     @property
     def largest(self) -> int:
@@ -325,6 +327,8 @@ class Validated:
     """Prompts whose greedy output first differs from the target's own where its top two logits were level."""
     mismatches: int = 0
     """Prompts whose greedy output differs anywhere else; such a pair is not lossless and never ships."""
+    drafting: Drafting | None = None
+    """How the draft drafted."""
 
     @property
     def round_s(self) -> float:

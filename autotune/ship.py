@@ -17,6 +17,7 @@ from autotune.artifact import (
     TargetIdentity,
     write_artifact,
 )
+from autotune.candidate import Drafting
 from autotune.families import write_checkpoint
 from autotune.prepare import Workbench
 from autotune.provenance import command_words, git_revision
@@ -80,7 +81,8 @@ def ship(
 
 def _describe(validated: Validated) -> DraftDescription:
     build = validated.build
-    return DraftDescription(build.shape, build.shape.parameters, build.backend, build.precision)
+    drafting = validated.drafting or Drafting.CALLS
+    return DraftDescription(build.shape, build.shape.parameters, build.backend, build.precision, drafting)
 
 
 def _notes(validated: Validated) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autotune.candidate import Drafting
 from autotune.contest import Contender, ContestRequest, Tally, hold_contest
 from autotune.devices import device_lock
 from autotune.errors import AutotuneError
@@ -30,6 +31,8 @@ class Finalist:
     """With the whole head, even where the program's is trimmed."""
     program: Path
     score: Score
+    drafting: Drafting | None = None
+    """The faster way of drafting, as measured."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def _compile(
     if not scores:
         return Rejected(RejectReason.CONSTRAINT, "over the limit of round latency at every lookahead")
     best = max(scores, key=lambda score: score.tokens_per_s.value)
-    return Finalist(record, whole, Path(built.program), best)
+    return Finalist(record, whole, Path(built.program), best, burst.drafting)
 
 
 def _contest(bench: Workbench, finalists: Sequence[Finalist]) -> ContestRequest:
@@ -180,4 +183,5 @@ def _judge(finalist: Finalist, alone: Tally, tally: Tally) -> Validated:
         overhead_s=pooled.overhead_s / pooled.rounds,
         divergences=tally.near_ties,
         mismatches=tally.mismatches,
+        drafting=finalist.drafting,
     )

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
+from autotune.candidate import Drafting
 from autotune.reports.summary import (
     DraftSummary,
     FailureSummary,
@@ -25,6 +26,8 @@ _DEFINITIONS = """\
   prompts. vLLM calls it *mean acceptance length*. Accepted drafted tokens per round are TAR − 1.
 * **Predicted tokens/s**: estimated tokens per round divided by burst + verification + overhead seconds.
 * **Speed-up**: tokens/s of the pair divided by tokens/s of the target alone on the same device.
+* **Program**: compiler and precision. *burst*: the k draft steps of a round are one program; otherwise each is a call,
+  which was measured to be at least as fast.
 * **Evidence**: *measured* with a clock or by counting decoded tokens; *estimated* from measured parts, or by the proxy
   from recorded traces; *extrapolated* beyond what was measured; *stand-in* measured on something of the same size.
 * **k = 0**: the target alone. It is always in the race, and nothing slower is recommended.
@@ -106,7 +109,7 @@ def _decoded(summary: RunSummary) -> Iterable[str]:
         [
             _chosen(draft, summary),
             str(draft.lookahead),
-            f"{draft.backend} {draft.precision}",
+            _program(draft),
             _count(draft.parameters),
             _number(draft.tar.estimated, draft.tar.estimated_interval, 2),
             _number(draft.tar.measured, draft.tar.measured_interval, 2),
@@ -198,7 +201,7 @@ def _front(front: Sequence[FrontSummary]) -> Iterable[str]:
             [
                 point.name,
                 str(point.lookahead),
-                f"{point.backend} {point.precision}",
+                _program(point),
                 _count(point.parameters),
                 _number(point.tar.value, point.tar.interval, 2),
                 _number(None if point.round_s.value is None else 1e3 * point.round_s.value, None, 3),
@@ -305,6 +308,12 @@ def _reproduce(summary: RunSummary) -> str:
     if summary.command:
         lines.append(f"```\n{shlex.join(summary.command)}\n```")
     return "\n\n".join(lines)
+
+
+def _program(draft: DraftSummary | FrontSummary) -> str:
+    """Compiler and precision, and whether its bursts are one program."""
+    burst = ", burst" if draft.drafting == Drafting.BURST else ""
+    return f"{draft.backend} {draft.precision}{burst}"
 
 
 def _chosen(draft: DraftSummary, summary: RunSummary) -> str:

@@ -1,6 +1,6 @@
 """What a run came to: from the tuner's facts to the report's content, the verdict in one sentence included."""
 
-from autotune.candidate import Build, DraftShape
+from autotune.candidate import Build, Drafting, DraftShape
 from autotune.reports.summary import (
     SCHEMA_VERSION,
     BaselineSummary,
@@ -140,6 +140,7 @@ def _best(facts: RunFacts, verdict: Verdict) -> DraftSummary:
             TarSummary(score.tokens_per_round.value, None, _interval(score.tokens_per_round)),
             SpeedSummary(score.tokens_per_s.value, None, _interval(score.tokens_per_s)),
             SpeedSummary(score.speedup.value, None, _interval(score.speedup)),
+            drafting=_drafting(record),
         )
     decoded = facts.baseline.value if facts.validated else None
     return DraftSummary(
@@ -170,6 +171,7 @@ def _validated(draft: Validated) -> DraftSummary:
         RoundSummary(draft.rounds, draft.burst_s, draft.verify_s, draft.overhead_s, draft.overhead_s / draft.round_s),
         draft.divergences,
         draft.mismatches,
+        draft.drafting,
     )
 
 
@@ -182,6 +184,7 @@ def _draft(
     times: RoundSummary | None = None,
     divergences: int | None = None,
     mismatches: int | None = None,
+    drafting: Drafting | None = None,
 ) -> DraftSummary:
     return DraftSummary(
         name=str(build.shape),
@@ -196,6 +199,7 @@ def _draft(
         round=times,
         divergences=divergences,
         mismatches=mismatches,
+        drafting=drafting,
     )
 
 
@@ -212,7 +216,13 @@ def _front(record: TrialRecord, score: Score) -> FrontSummary:
         round_s=_figure(score.round_s),
         tokens_per_s=_figure(score.tokens_per_s),
         speedup=_figure(score.speedup),
+        drafting=_drafting(record),
     )
+
+
+def _drafting(record: TrialRecord) -> Drafting | None:
+    """How a measured build drafts."""
+    return record.outcome.burst.drafting if isinstance(record.outcome, Measured) else None
 
 
 def _failure(record: TrialRecord) -> FailureSummary:

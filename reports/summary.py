@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
-from autotune.candidate import Precision
+from autotune.candidate import Drafting, Precision
 from autotune.results import Figure, KernelTuning, Score, TargetLatency, TrialRecord, Validated
 
 SCHEMA_VERSION = 1
@@ -136,6 +136,8 @@ class DraftSummary:
     tokens_per_s: SpeedSummary
     speedup: SpeedSummary
     round: RoundSummary | None = None
+    drafting: Drafting | None = None
+    """Whether its bursts are one program or a call for every token."""
     divergences: int | None = None
     """Prompts whose greedy output first differs from the target's own where its best two logits were level."""
     mismatches: int | None = None
@@ -157,6 +159,8 @@ class FrontSummary:
     round_s: FigureSummary
     tokens_per_s: FigureSummary
     speedup: FigureSummary
+    drafting: Drafting | None = None
+    """Whether its bursts are one program or a call for every token."""
 
 
 @dataclass(frozen=True)

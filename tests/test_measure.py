@@ -10,6 +10,7 @@ from filelock import FileLock
 from pydantic import TypeAdapter
 
 from autotune import measure
+from autotune.candidate import Drafting
 from autotune.compile.sandbox import CandidateRejected, Limits, Phase
 from autotune.measure import (
     BurstRequest,
@@ -23,6 +24,7 @@ from autotune.measure import (
     reject_not_a_number,
     sample_seconds,
 )
+from autotune.program import Program
 from autotune.results import LatencyTable, MeasureSettings, Rejected, RejectReason
 from autotune.runtime.session import Tokens
 from autotune.sampling import SamplingSettings
@@ -134,6 +136,60 @@ def test_bursts_run_behind_the_context() -> None:
     assert {(len(tokens), start) for tokens, start, _ in session.bursts} == {(1, 11)}
 
 
+class TwoWays(PairwiseSession):
+    """Takes so many seconds for a burst, by the way it drafts."""
+
+    def __init__(self, clock: Clock, longest_burst: int, **seconds: float) -> None:
+        super().__init__(random_table(0))
+        self.program = replace(self.program, longest_burst=longest_burst, drafting=Drafting.CALLS)
+        self.drafted: list[tuple[Drafting, int]] = []
+        self._clock, self._seconds = clock, seconds
+
+    def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
+        self.drafted.append((self.drafting, count))
+        self._clock.now_s += self._seconds[self.drafting.name.lower()]
+        return [0] * count
+
+
+@pytest.mark.parametrize(
+    ("calls_s", "burst_s", "expected"),
+    [(2.0, 1.0, Drafting.BURST), (1.0, 2.0, Drafting.CALLS), (1.0, 1.0, Drafting.CALLS), (1.01, 1.0, Drafting.CALLS)],
+)
+def test_the_faster_way_of_drafting_is_measured_and_kept(
+    clock: Clock, calls_s: float, burst_s: float, expected: Drafting
+) -> None:
+    session = TwoWays(clock, 3, calls=calls_s, burst=burst_s)
+    table = measure_bursts(session, replace(BURSTS, settings=replace(SETTINGS, max_time_s=1000.0)))
+    assert table.drafting is session.drafting is expected
+    chosen_s = burst_s if expected is Drafting.BURST else calls_s
+    assert [table.seconds(count) for count in range(1, 5)] == pytest.approx([chosen_s] * 4)
+    compared = 2 * (SETTINGS.warmup_runs + SETTINGS.min_samples)
+    assert {count for _, count in session.drafted[:compared]} == {3}
+    assert {way for way, _ in session.drafted[:compared]} == set(Drafting)
+    assert {way for way, _ in session.drafted[compared:]} == {expected}
+
+
+def test_a_program_without_bursts_is_not_compared(clock: Clock) -> None:
+    session = TwoWays(clock, 0, calls=1.0, burst=0.1)
+    assert measure_bursts(session, BURSTS).drafting is Drafting.CALLS
+    assert {way for way, _ in session.drafted} == {Drafting.CALLS}
+
+
+def test_verifications_name_no_way_of_drafting() -> None:
+    assert measure_verifications(Spy(), VERIFICATIONS).drafting is None
+
+
+def test_the_burst_job_notes_the_way_of_drafting_in_the_program(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session = TwoWays(clock, 4, calls=2.0, burst=1.0)
+    session.program.write(tmp_path)
+    monkeypatch.setattr(measure, "open_session", lambda folder, threads: session)
+    answer = burst_job(asdict(replace(BURSTS, program=str(tmp_path))))
+    assert answer["drafting"] == Drafting.BURST
+    assert Program.read(tmp_path).drafting is Drafting.BURST
+
+
 def test_sampled_bursts_draw_token_by_token() -> None:
     session = Spy()
     measure_bursts(session, replace(BURSTS, sampling=SAMPLED))
@@ -226,7 +282,7 @@ def test_the_burst_job_rejects_a_broken_program_before_it_is_measured() -> None:
 def test_the_target_job_speaks_json(opened: list[tuple[Path, int]]) -> None:
     answer = measure.target_job(asdict(VERIFICATIONS))
     assert opened == [(Path("program"), 1), (Path("draft"), 1)]
-    assert set(answer) == {"verify", "overhead_s", "plain_overhead_s"}
+    assert set(answer) == {"verify", "overhead_s", "plain_overhead_s", "date"}
     assert len(answer["verify"]["samples_s"]) == 5
 
 

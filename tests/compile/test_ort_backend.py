@@ -1,19 +1,28 @@
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autotune.candidate import DraftShape, Precision
 from autotune.compile import ort_backend
 from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.build_job import BuildRequest, build_sandboxed
+from autotune.compile.graphs import llama
 from autotune.compile.graphs.external_data import ALIGNMENT_BYTES
 from autotune.compile.ort_backend import OrtBackend
 from autotune.compile.sandbox import Limits
 from autotune.errors import BadRequest
+from autotune.ort_layout import program_files
+from autotune.program import Program
+from autotune.quantization import dequantised
 from autotune.results import Built, Rejected, RejectReason
+from autotune.runtime.session import open_session
 from autotune.weights import ModelWeights, random_weights
 from autotune.weights_io import save_weights
 from tests.support.models import NUMERICS, tiny_weights
@@ -57,6 +66,35 @@ def test_weights_take_what_their_precision_says(tmp_path: Path) -> None:
         build_program("onnxruntime", tiny_weights(shape), CompileSettings(precision, 32), tmp_path / precision)
         size = (tmp_path / precision / "weights.bin").stat().st_size
         assert size == pytest.approx(shape.weight_bytes(precision), rel=0.1)
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [(64, 8), (256, 4), (512, 0)])
+def test_bursts_are_compiled_while_their_packed_weights_fit_a_cache(hidden: int, expected: int, tmp_path: Path) -> None:
+    shape = replace(SHAPE, hidden=hidden, ffn=hidden * 4, vocab=1536)
+    build_program("onnxruntime", tiny_weights(shape), CompileSettings(Precision.FP32, 32, "cpu", 8), tmp_path)
+    assert Program.read(tmp_path).longest_burst == expected
+    assert {path.name for path in tmp_path.iterdir()} == {*program_files(expected), "program.json"}
+
+
+def test_a_target_gets_no_bursts(tmp_path: Path) -> None:
+    build_program("onnxruntime", tiny_weights(SHAPE), CompileSettings(Precision.FP32, 32), tmp_path)
+    assert Program.read(tmp_path).longest_burst == 0
+    assert not list(tmp_path.glob("burst.*"))
+
+
+@given(heads=st.integers(1, 3), half=st.integers(1, 12), seed=st.integers(0, 100))
+@settings(max_examples=15, deadline=None)
+def test_four_bit_products_use_the_very_weights_the_proxy_scores(heads: int, half: int, seed: int) -> None:
+    """Whatever the head size: without rounding of activations, logits equal those of the dequantised weights."""
+    shape = DraftShape(layers=1, heads=heads, kv_heads=1, head_dim=2 * half, hidden=40, ffn=24, vocab=50)
+    weights = random_weights(shape, NUMERICS, seed)
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llama, "INT8_ACTIVATIONS", 1)  # accuracy level 1: fp32 activations
+        build_program("onnxruntime", weights, CompileSettings(Precision.INT4, 32), Path(name, "int4"))
+        exact = dequantised(weights, Precision.INT4)
+        build_program("onnxruntime", exact, CompileSettings(Precision.FP32, 32), Path(name, "fp32"))
+        actual, expected = (open_session(Path(name, each), 1).logits([1, 2, 3], 0) for each in ("int4", "fp32"))
+    assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_other_families_are_refused(tmp_path: Path) -> None:
