@@ -2,7 +2,7 @@
 
     python -m benchmarks.burst [--out FILE] [--threads 1] [--rounds 100] [--shapes 0.3M,1M,5M,15M,50M]
 
-All ways are timed in turn (A B C D A B C D …), each in a session of its own, and each after a read of foreign memory, as
+All ways are timed in turn (A B C A B C …), each in a session of its own, and each after a read of foreign memory, as
 the target is read between two bursts; each round's ratio compares neighbours in time.  All draft greedily from the same
 context, and `same_tokens` says whether the same.  A compiler without bursts for a shape has calls only.
 """
