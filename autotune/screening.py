@@ -3,11 +3,12 @@
 A build's tokens per round are known exactly before it is compiled; only its burst's seconds are missing, and the cost
 model bounds them from below.  A build is ruled out if, at its optimistic seconds,
 
-* no lookahead has more tokens/s than the fastest one measured, so the winner is never at stake, and
+* no lookahead is faster in tokens/s than the fastest one measured by `LEAST_SPEEDUP`, so no winner is missed that a
+  contest could tell from it, and
 * all its lookaheads together would add less than `LEAST_GAIN` to the area that the front dominates (its hypervolume).
 
 A strict front is crowded: most builds would add a point between two others, nearer to both than the clock can tell.
-`LEAST_GAIN` says what a build must add to be worth a compilation; `benchmarks.screening` measures what that costs.
+The two constants say what a build must add to be worth a compilation; `benchmarks.screening` measures what that costs.
 What a run has measured is all that goes in, so a resumed run screens as one that was never stopped.
 """
 
@@ -30,6 +31,8 @@ from autotune.results import (
 )
 from autotune.search_space.constraints import Constraints, violated
 
+LEAST_SPEEDUP = 1.01
+"""Times the tokens/s of the fastest build so far that a build must be able to reach, wherever the front is."""
 LEAST_GAIN = 0.002
 """Share of the front's hypervolume that a build must be able to add; the reference is a round that emits one token and
 takes `REFERENCE` times as long as the longest in question."""
@@ -74,7 +77,7 @@ class Screener:
             return None
         forecasts = tuple(self._forecast(prediction, acceptance, lookahead) for lookahead in lookaheads)
         allowed = [each for each in forecasts if each.rival is not None]
-        if any(each.most_tokens_per_s > self._most_tokens_per_s for each in allowed):
+        if any(each.most_tokens_per_s > LEAST_SPEEDUP * self._most_tokens_per_s for each in allowed):
             return None
         gain = self._gain([(each.shortest_round_s, each.tokens_per_round.value) for each in allowed])
         return Screened(forecasts, prediction.margin, prediction.builds, gain) if gain < LEAST_GAIN else None

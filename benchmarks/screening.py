@@ -1,6 +1,6 @@
 """What screening saves, and that it leaves the Pareto front as it is: the same searches with and without it.
 
-    python -m benchmarks.screening [--out FILE] [--seeds 5] [--trials 64] [--measured FILE]
+    python -m benchmarks.screening [--out FILE] [--seeds 5] [--first-seed 0] [--trials 64]
 
 Each distinct build is really compiled and measured once, then both searches of every seed are played over these same
 measurements, so that they differ by what was screened and by nothing else.  `search` compares two searches whose
@@ -18,9 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from autotune.cache import content_key
 from autotune.candidate import Build
 from autotune.config import make_config
 from autotune.evaluate import Evaluator, Screen
@@ -28,7 +25,7 @@ from autotune.pareto import hypervolume, pareto_front
 from autotune.prepare import Workbench, prepare, resolve
 from autotune.progress import LoggingObserver
 from autotune.results import Acceptance, Measured, Outcome, Rejected, Score, Screened, TrialRecord
-from autotune.screening import LEAST_GAIN, REFERENCE, Screener
+from autotune.screening import LEAST_GAIN, LEAST_SPEEDUP, REFERENCE, Screener
 from autotune.store import RunFolder
 from autotune.tuner import Budget, Search, SearchResult
 from benchmarks.record import machine, spread, write_record
@@ -38,26 +35,19 @@ NO_TIME_LIMIT_S = 1e9
 
 @dataclass(frozen=True)
 class Known:
-    """A build's outcome, and the seconds its acceptance and the rest of it took when it was really evaluated."""
+    """A build's outcome, and the seconds its acceptance and the rest of it took."""
 
-    key: str
     outcome: Measured | Rejected
     acceptance_s: float
-    build_and_measure_s: float
-
-
-_KNOWN = TypeAdapter(Known)
+    latency_s: float
 
 
 class Replay:
-    """An evaluator that evaluates every build once and remembers; with a file, for another process too."""
+    """An evaluator that evaluates every build once and remembers."""
 
-    def __init__(self, evaluator: Evaluator, identity: object, file: Path | None) -> None:
+    def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
-        self._identity = content_key(identity)
-        self._file = file
-        lines = file.read_text().splitlines() if file is not None and file.exists() else []
-        self._known = {known.key: known for known in map(_KNOWN.validate_json, lines)}
+        self._known: dict[str, Known] = {}
         self._acceptances: dict[str, tuple[Acceptance | Rejected, float]] = {}
 
     def evaluate(self, build: Build, screen: Screen | None = None) -> Outcome:
@@ -70,9 +60,6 @@ class Replay:
 
     def acceptance(self, build: Build) -> tuple[Acceptance | Rejected, float]:
         """The build's acceptance and the seconds it took."""
-        known = self._known.get(self._key(build))
-        if known is not None and isinstance(known.outcome, Measured):
-            return known.outcome.acceptance, known.acceptance_s
         if build.key() not in self._acceptances:
             began = time.perf_counter()
             acceptance = self._evaluator.acceptance(build, self._evaluator.estimator.weights(build.shape))
@@ -81,51 +68,45 @@ class Replay:
 
     def known(self, build: Build) -> Known:
         """What the build comes to; evaluated now if it never was."""
-        key = self._key(build)
-        if key not in self._known:
+        if build.key() not in self._known:
             acceptance_s = self.acceptance(build)[1]
             began = time.perf_counter()
             outcome = self._evaluator.evaluate(build)
-            rest_s = time.perf_counter() - began - acceptance_s
             assert not isinstance(outcome, Screened)
-            self._known[key] = Known(key, outcome, acceptance_s, rest_s)
-            if self._file is not None:
-                with self._file.open("ab") as file:
-                    file.write(_KNOWN.dump_json(self._known[key]) + b"\n")
-        return self._known[key]
+            self._known[build.key()] = Known(outcome, acceptance_s, time.perf_counter() - began - acceptance_s)
+        return self._known[build.key()]
 
     def truth(self, build: Build) -> Measured | None:
         """What was measured of the build; None if it was not."""
-        known = self._known.get(self._key(build))
+        known = self._known.get(build.key())
         return known.outcome if known is not None and isinstance(known.outcome, Measured) else None
-
-    def _key(self, build: Build) -> str:
-        return f"{self._identity[:12]}-{build.key()}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write (default: standard output)")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--precision", default="fp32,int8")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--proxy", default="elastic")
-    parser.add_argument("--measured", type=Path, help="file to keep measurements in, for another run of this benchmark")
     arguments = parser.parse_args()
     facts = machine()
     with tempfile.TemporaryDirectory() as scratch:
         asked = {name: getattr(arguments, name) for name in ("backend", "precision", "threads", "proxy")}
-        request = resolve(make_config({**asked, "out": Path(scratch, "run")}))
+        request = resolve(make_config({**asked, "database": False, "out": Path(scratch, "run")}))
         with RunFolder.open(request.config.out, request.identity(), resume=False) as folder:
             bench = prepare(request, folder, LoggingObserver())
-            replay = Replay(bench.evaluator, request.identity(), arguments.measured)
-            seeds = [compare(bench, replay, seed, arguments.trials) for seed in range(arguments.seeds)]
+            replay = Replay(bench.evaluator)
+            chosen = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+            seeds = [compare(bench, replay, seed, arguments.trials) for seed in chosen]
     results = {
         "space": request.space.size,
         "trials": arguments.trials,
         "least_gain": LEAST_GAIN,
+        "least_speedup": LEAST_SPEEDUP,
         "search": summary([seed["search"] for seed in seeds]),
         "same_builds": summary([seed["same_builds"] for seed in seeds]),
         "seeds": seeds,
@@ -201,7 +182,7 @@ def seconds(replay: Replay, records: Sequence[TrialRecord]) -> float:
     """Seconds that evaluating the records' builds took, where they were not screened, and their acceptance else."""
     return sum(
         replay.acceptance(record.build)[1]
-        + (0.0 if isinstance(record.outcome, Screened) else replay.known(record.build).build_and_measure_s)
+        + (0.0 if isinstance(record.outcome, Screened) else replay.known(record.build).latency_s)
         for record in records
     )
 

@@ -95,8 +95,8 @@ def test_one_lookahead_that_may_gain_is_enough() -> None:
 def test_what_could_be_the_fastest_is_compiled_though_the_front_is_near() -> None:
     fastest = record(0, 1, 0.5)
     records = [fastest, *(record(n, 1 + n % 4, 0.1) for n in range(1, 8))]
-    slightly_better = 0.5001
-    assert screener(records)(build(1), constant_acceptance(slightly_better), LOOKAHEADS) is None
+    better = 0.53
+    assert screener(records)(build(1), constant_acceptance(better), LOOKAHEADS) is None
     assert isinstance(screener(records)(build(1), constant_acceptance(0.3), LOOKAHEADS), Screened)
 
 
