@@ -93,14 +93,17 @@ def run(
     ] = None,
     lookahead: Annotated[str | None, typer.Option(help="Lookahead k; default: 0:8.")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Drafts: fp32, fp16, bf16, int8, with commas; default: fp32,int8; on cuda fp16.")
+        str | None,
+        typer.Option(
+            help="Drafts: fp32, int8, int4 (cuda: fp16, bf16 …), with commas; default: fp32,int8; on cuda fp16."
+        ),
     ] = None,
     target_precision: Annotated[
         str | None, typer.Option(help="Target: fp32, fp16 or bf16; default: fp32, or fp16 on cuda.")
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="onnxruntime, tvm or both; the target takes the first."),
+        typer.Option(help="onnxruntime, tvm or both, the target's first; default: both, where they can be used."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cpu.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Workload's temperature; 0 is greedy.")] = None,

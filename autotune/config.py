@@ -68,7 +68,8 @@ class TuneConfig(BaseModel):
     """Of drafts; what usually pays on the device if None (see `autotune.precisions`)."""
     target_precision: Precision | None = None
     """What the target is compiled in; fp32 if None, or fp16 where its backend has no fp32 on the device."""
-    backend: Names = ("onnxruntime",)
+    backend: Names = ("onnxruntime", "tvm")
+    """Compilers of the drafts, the target's first; of these defaults only those that can be used here."""
     device: str = "cpu"
 
     temperature: float = Field(0.0, ge=0.0, le=100.0)

@@ -6,6 +6,7 @@ from statistics import median
 
 import psutil
 
+from autotune.backends import check_kernel_tuning, with_usable_backends
 from autotune.cache import cache_root, cached_folder, content_key, source_hashes
 from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import CompileSettings, build_program, load_backend
@@ -33,8 +34,6 @@ from autotune.traces import Traces
 from autotune.vocabulary import TrimmingEstimator, check_draft_vocabularies, rank_tokens
 from autotune.weights import random_weights
 
-TUNED_BACKEND = "tvm"
-"""Whose kernels can be tuned."""
 MOST_CONTEXT_TOKENS = 4096
 """Programs are compiled for the target's context, but for no more than this: their caches are preallocated."""
 MOST_EVICT_BYTES = 256 << 20
@@ -115,7 +114,8 @@ class Workbench:
 def resolve(config: TuneConfig) -> Request:
     """The request behind a configuration; what can be refused is refused here, before anything is written."""
     device = find_device(config.device)
-    _check_kernel_tuning(config)
+    config = with_usable_backends(config, device.kind)
+    check_kernel_tuning(config)
     supported = {name: load_backend(name, device.kind).precisions(device.kind) for name in config.backend}
     precision = draft_precisions(config.precision, device.kind, supported)
     exact = target_precision(config.target_precision, device.kind, supported)
@@ -385,19 +385,6 @@ def _smallest_draft(request: Request) -> Path:
         build_program(backend, random_weights(smallest, request.target.numerics), settings, folder)
 
     return cached_folder("small-drafts", key, make)
-
-
-def _check_kernel_tuning(config: TuneConfig) -> None:
-    """BadRequest if kernels are to be tuned that no winner of this run can have."""
-    if config.tune_kernels and TUNED_BACKEND not in config.backend:
-        raise BadRequest(
-            f"--tune-kernels tunes TVM programs, and --backend is {','.join(config.backend)}: add {TUNED_BACKEND}, "
-            "or leave --tune-kernels out"
-        )
-    if config.tune_kernels and config.device != "cpu":
-        raise BadRequest(
-            f"--tune-kernels tunes programs for the CPU, and --device is {config.device}: leave --tune-kernels out"
-        )
 
 
 def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autotune.backends import TUNED_BACKEND
 from autotune.compile.kernel_tuning import Tuned, TuningRequest, tune_sandboxed
 from autotune.compile.sandbox import Limits
 from autotune.devices import device_lock
 from autotune.paired import Comparison, PairedRequest, compare_sandboxed, speedup
-from autotune.prepare import TUNED_BACKEND, Workbench
+from autotune.prepare import Workbench
 from autotune.progress import Observer
 from autotune.results import KernelTuning, Rejected, Validated
 from autotune.validate import Finalist

@@ -19,7 +19,7 @@ def toml(tmp_path: Path) -> Path:
 def test_defaults() -> None:
     config = make_config({})
     assert (config.target, config.source, config.proxy, config.device) == ("demo", None, "elastic", "cpu")
-    assert config.backend == ("onnxruntime",)
+    assert config.backend == ("onnxruntime", "tvm")
     assert (config.elastic_budget, config.finish, config.validate_top) == (120.0, 30.0, 3)
     assert config.lookahead == "0:8"
     assert config == TuneConfig()

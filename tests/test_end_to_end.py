@@ -239,7 +239,7 @@ def test_impossible_constraints_end_with_3_and_a_report(tmp_path: Path, prompts:
     done = autotune("run", *words)
     assert done.returncode == 3, done.stderr
     summary = json.loads((out / "report" / "summary.json").read_text())
-    assert summary["ruled_out"] == summary["trials"] == 8
+    assert summary["ruled_out"] == summary["trials"] == 16  # eight shapes at a precision, by two compilers
     assert summary["failed"] == 0
     assert "memory" in (out / "report" / "report.md").read_text()
 
