@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from autotune.candidate import DraftShape, Precision
+from autotune.compile.graphs import tvm_cuda_attention as attention
 from autotune.compile.graphs import tvm_cuda_epilogues as epilogues
 from autotune.compile.graphs import tvm_cuda_kernels as kernels
 from autotune.compile.graphs import tvm_cuda_sampling as sampling
@@ -62,7 +63,7 @@ class CudaLlama:
         shape = self._shape
         return {
             "x": kernels.rows_of(shape.hidden),
-            **kernels.attention_sizes(shape, self._precision, self._capacity_tokens),
+            **attention.attention_sizes(shape, self._precision, self._capacity_tokens),
             "attended": kernels.rows_of(shape.heads * shape.head_dim),
             "product": kernels.rows_of(shape.ffn),
             "tops": kernels.TOPS,
@@ -71,7 +72,7 @@ class CudaLlama:
     @property
     def caches(self) -> Sizes:
         """Sizes of the keys and values of every layer."""
-        size = kernels.cache_size(self._shape, self._precision, self._capacity_tokens)
+        size = attention.cache_size(self._shape, self._precision, self._capacity_tokens)
         return {f"{name}_{index}": size for index in range(self._shape.layers) for name in ("keys", "values")}
 
     def packed(self, weights: ModelWeights) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -97,15 +98,15 @@ class CudaLlama:
                 return kernels.embed(precision, shape.vocab, shape.hidden)
             case "qkv":
                 angles: Size = ((capacity, shape.head_dim // 2), "float32")
-                cache = kernels.cache_size(shape, precision, capacity)
+                cache = attention.cache_size(shape, precision, capacity)
                 sizes = {"cosines": angles, "sines": angles, "query": self.scratch["query"]}
                 sizes |= {"keys": cache, "values": cache}
                 rotate = partial(epilogues.rotate, shape, precision)
                 return kernels.matmul(self._matrices[name], rotate, epsilon, **sizes)
             case "attend":
-                return kernels.attend(shape, precision, capacity)
+                return attention.attend(shape, precision, capacity)
             case "join":
-                return kernels.join(shape, precision, capacity)
+                return attention.join(shape, precision, capacity)
             case "o" | "down":
                 return kernels.matmul(self._matrices[name], epilogues.add, y=kernels.rows_of(shape.hidden))
             case "gate_up":

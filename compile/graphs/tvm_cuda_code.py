@@ -179,3 +179,26 @@ def block_max(value: Any, thread: Any, threads: int) -> Any:
     """Adds the largest of the threads' `value[0]` (a register), which every thread gets in it."""
     block_combine(value, 1, thread, threads, lambda mine, other: [T.max(mine[0], other[0])])
     return value[0]
+
+
+def number(precision: Precision, word: Any, index: int) -> Any:
+    """Number `index` of the word `word[0]`."""
+    return widened(precision, lambda _: word[0], index)
+
+
+class each:  # noqa: N801 (used like a function)
+    """A loop over `0 … count - 1`, dealt out to threads."""
+
+    def __init__(self, count: Any, thread: Any, threads: int):
+        self._count, self._thread, self._threads = count, thread, threads
+
+    def __enter__(self) -> Any:
+        self._loop = T.serial((self._count + self._threads - 1) // self._threads)
+        index = self._loop.__enter__() * self._threads + self._thread
+        self._guard = when(index < self._count)
+        self._guard.__enter__()
+        return index
+
+    def __exit__(self, *error: Any) -> None:
+        self._guard.__exit__(*error)
+        self._loop.__exit__(*error)
