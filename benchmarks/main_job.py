@@ -1,10 +1,10 @@
 """The main job on the demo as a user runs it, first with an empty cache, then with the source cached.
 
 `python -m benchmarks.main_job` runs `autotune run --target demo` twice with the real command line, the second time
-without the tuning database, so that every build is compiled and measured in both, and `autotune bench`
-on what it shipped.  It records wall time, seconds a shape, peak memory of the whole process tree, estimated against
-measured TAR, predicted against measured tokens/s, the loop's overhead, and the measured speed-up beside the bound
-TAR / ((burst + verify) / step) that the machine's own latencies set.
+without the tuning database, so that every build is compiled and measured in both, and `autotune bench` on what it
+shipped. It records wall time, seconds a shape, peak memory of the whole process tree, estimated against measured TAR,
+predicted against measured tokens/s, the loop's overhead, and the measured speed-up beside the bound TAR / ((burst +
+verify) / step) that the machine's own latencies set.
 """
 
 import argparse

@@ -12,8 +12,9 @@ threads included) and on every build (`latency_s` of its trial, which covers the
 traces, training, compiling the target's program (all cached by content of their own), estimating acceptance and the
 final decoding, for which finalists are always built anew, are not part of it; acceptance is stated beside it.
 
-Nothing is screened out.  The space is small enough for a run to try all of it, so that the other runs ask for known builds; where a search of a
-larger space goes another way, the builds it meets for the first time cost what they always did.
+Nothing is screened out. The space is small enough for a run to try all of it, so that the other runs ask for known
+builds; where a search of a larger space goes another way, the builds it meets for the first time cost what they always
+did.
 """
 
 import argparse
