@@ -29,8 +29,9 @@ def draft_precisions(asked: tuple[Precision, ...] | None, device: str, supported
         asked = usual or tuple(sorted(everything))
     for precision in asked:
         if precision not in everything:
-            names, known = " and ".join(supported), _names(everything)
-            raise BadRequest(f"backend {names} has no {precision} on {device}; use --precision {known}")
+            names = " and ".join(supported)
+            subject = f"backend {names} has" if len(supported) == 1 else f"backends {names} have"
+            raise BadRequest(f"{subject} no {precision} on {device}; use --precision {_names(everything)}")
     for name, precisions in supported.items():
         if not precisions & set(asked):
             raise BadRequest(
