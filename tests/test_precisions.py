@@ -21,7 +21,7 @@ def test_the_devices_usual_precisions_are_taken_unless_others_are_asked_for() ->
     ("asked", "device", "supported", "message"),
     [
         ((FP32,), "cuda", GPU, "backend onnxruntime has no fp32 on cuda; use --precision bf16, fp16"),
-        ((FP16,), "cpu", CPU, "backend onnxruntime and tvm has no fp16 on cpu; use --precision fp32, int4, int8"),
+        ((FP16,), "cpu", CPU, "backends onnxruntime and tvm have no fp16 on cpu; use --precision fp32, int4, int8"),
         ((INT8,), "cpu", CPU, "backend tvm has none of the precisions asked for on cpu; add --precision fp32"),
         (None, "cuda", {**GPU, "tvm": frozenset()}, "backend tvm has no code for cuda: leave it out of --backend"),
     ],
