@@ -26,7 +26,7 @@ from autotune.runtime.speculate import verify_greedy, verify_sampled
 from autotune.sampling import SamplingSettings
 
 MAX_SAMPLES = 2000
-BURST_MARGIN = 1.02
+BURST_MARGIN = 1.05
 """How many times faster than calls a burst in one program must be to be chosen: below that, the two are level within
 the noise of a measurement, and calls need neither the memory nor the loading time of the further programs."""
 _FEWEST_SAMPLES = 3
@@ -116,7 +116,21 @@ def measure_bursts(session: Session, request: BurstRequest) -> LatencyTable:
     longest = min(session.program.longest_burst, request.max_lookahead)
     session.drafting = _faster(session, burst(longest), request.settings) if longest else Drafting.CALLS
     runs = [burst(count) for count in range(1, request.max_lookahead + 1)]
-    return replace(_table(session, runs, request.settings), drafting=session.drafting)
+    measure = sample_seconds if session.drafting is Drafting.CALLS else _one_after_the_other
+    samples_s, device = measure(runs, request.settings), find_device(session.program.device)
+    return LatencyTable(samples_s, request.settings, device.fingerprint, drafting=session.drafting)
+
+
+def _one_after_the_other(
+    runs: Sequence[Callable[[], object]], settings: MeasureSettings
+) -> tuple[tuple[float, ...], ...]:
+    """As `sample_seconds`, but all samples of one run before those of the next.
+
+    Bursts of every length may be programs with their own copies of the weights.  A pair uses one length; taking turns
+    with the others, it would find its weights driven out of the caches by theirs.
+    """
+    part = replace(settings, min_time_s=settings.min_time_s / len(runs), max_time_s=settings.max_time_s / len(runs))
+    return tuple(sample_seconds([run], part)[0] for run in runs)
 
 
 def _faster(session: Session, draft: Callable[[], object], settings: MeasureSettings) -> Drafting:
