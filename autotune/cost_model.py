@@ -25,7 +25,7 @@ from autotune.candidate import Build, Precision
 Vector = NDArray[np.float64]
 Program = tuple[str, Precision]
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.8
 """Share of builds no lookahead of which should come out faster than the optimistic bound, if their errors are alike.
 
 Screening picks out builds that the law thinks slow, among which it is wrong more often than among all builds.
