@@ -33,7 +33,7 @@ from autotune.search_space.constraints import Constraints, violated
 
 LEAST_SPEEDUP = 1.01
 """Times the tokens/s of the fastest build so far that a build must be able to reach, wherever the front is."""
-LEAST_GAIN = 0.004
+LEAST_GAIN = 0.0015
 """Share of the front's hypervolume that a build must be able to add; the reference is a round that emits one token and
 takes `REFERENCE` times as long as the longest in question."""
 REFERENCE = 1.1
