@@ -25,7 +25,8 @@ from autotune.runtime.session import SampledBurst, Session, open_session
 from autotune.runtime.speculate import verify_greedy, verify_sampled
 from autotune.sampling import SamplingSettings
 
-MAX_SAMPLES = 2000
+MAX_SAMPLES = 400
+"""More would tell no more; for the shortest bursts, reading foreign memory between samples takes most of the time."""
 BURST_MARGIN = 1.05
 """How many times faster than calls a burst in one program must be to be chosen: below that, the two are level within
 the noise of a measurement, and calls need neither the memory nor the loading time of the further programs."""
