@@ -2,7 +2,7 @@
 
 The folder holds `program.json` (this description) and the files of its backend.  A program is one decoder for one
 sequence: given n new tokens and the position of the first, it appends their keys and values to a preallocated cache
-and gives logits and arg-max tokens for all n positions.
+and gives logits and arg-max tokens for all n positions.  Programs for several sequences at once exist to be measured.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from autotune.errors import ArtifactError
 from autotune.weights import Numerics, TokenIds
 
 PROGRAM_FILE = "program.json"
-PROGRAM_SCHEMA = 2
+PROGRAM_SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Program:
     """Bursts of 1 … this many steps exist as one program; 0: there is none, and every step is a call."""
     drafting: Drafting = Drafting.CALLS
     """How sessions draft unless told otherwise."""
+    batch: int = 1
+    """Sequences it decodes at once."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the compiler's packages, by distribution name."""
     schema_version: int = PROGRAM_SCHEMA

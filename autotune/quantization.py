@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.candidate import INT4_BLOCK, Precision
+from autotune.number_formats import INT4_BLOCK, Precision
+from autotune.shape import is_matrix
 from autotune.weights import FloatArray, ModelWeights
 
 LARGEST = 127
@@ -81,11 +82,6 @@ def from_bfloat16_bits(bits: NDArray[np.uint16]) -> FloatArray:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def is_quantised(name: str) -> bool:
-    """Whether the weight of that canonical name is stored as integers: matrices are, embedding and norms are not."""
-    return name != "embed" and not name.endswith("norm")
-
-
 def dequantised(weights: ModelWeights, precision: Precision) -> ModelWeights:
     """The weights as a program compiled at that precision sees them; the same object for fp32."""
     if precision is Precision.FP32:
@@ -101,8 +97,8 @@ def _as_stored(name: str, array: FloatArray, precision: Precision) -> FloatArray
             return array.astype(np.float16).astype(np.float32)
         case Precision.BF16:
             return from_bfloat16_bits(to_bfloat16_bits(array))
-        case Precision.INT8 if is_quantised(name):
+        case Precision.INT8 if is_matrix(name, array.shape):
             return quantise(array).restored()
-        case Precision.INT4 if is_quantised(name):
+        case Precision.INT4 if is_matrix(name, array.shape):
             return quantise_blocks(array).restored()
     return array

@@ -5,10 +5,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from autotune.cache import content_key, file_sha256
-from autotune.candidate import DraftShape
 from autotune.errors import BadRequest
 from autotune.families import family_of, read_checkpoint
 from autotune.families.checkpoint import CONFIG_FILE, weight_files
+from autotune.shape import DraftShape
 from autotune.tensor_file import open_tensors
 from autotune.tokenizer import Tokenizer
 from autotune.weights import ModelWeights, Numerics
@@ -17,28 +17,44 @@ DEMO = "demo"
 
 
 @dataclass(frozen=True)
-class Target:
-    """A checkpoint with its tokenizer, identified by content."""
+class Blueprint:
+    """A model known by its architecture alone: neither its weights nor its tokenizer need be here."""
 
     id: str
-    """What the user calls it: `demo`, or the folder's absolute path; `resolve_target(id)` finds it again."""
-    checkpoint: Path
-    fingerprint: str
-    """Key of the contents of config, weights and tokenizer."""
-    tokenizer_fingerprint: str
+    """What the user calls it: `demo`, a preset, a repository, or a folder's absolute path; found again by that name."""
     family: str
     shape: DraftShape
     numerics: Numerics
+
+
+@dataclass(frozen=True)
+class TextModel(Blueprint):
+    """A model whose tokenizer is here, identified by content; its weights may be elsewhere, behind a server."""
+
+    tokenizer_folder: Path
+    fingerprint: str
+    """Key of the contents of config, weights and tokenizer; of a served model, of what its server says."""
+    tokenizer_fingerprint: str
     eos_ids: tuple[int, ...]
     bos_id: int | None
+
+    def open_tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        return Tokenizer.open(self.tokenizer_folder)
+
+
+@dataclass(frozen=True)
+class Target(TextModel):
+    """A checkpoint with its tokenizer: a model that can be run here."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of config, weights and tokenizer."""
+        return self.tokenizer_folder
 
     def read_weights(self) -> ModelWeights:
         """Its weights under canonical names, fp32."""
         return read_checkpoint(self.checkpoint)
-
-    def open_tokenizer(self) -> Tokenizer:
-        """Its tokenizer."""
-        return Tokenizer.open(self.checkpoint)
 
 
 def demo_folder() -> Path:
@@ -62,7 +78,7 @@ def list_targets() -> tuple[Target, ...]:
     return (resolve_target(DEMO),)
 
 
-def check_same_tokenizer(target: Target, source: Target) -> None:
+def check_same_tokenizer(target: TextModel, source: TextModel) -> None:
     """BadRequest, naming the first difference, unless both models mean the same by every token id."""
     difference = None
     if target.tokenizer_fingerprint != source.tokenizer_fingerprint or target.eos_ids != source.eos_ids:
@@ -90,7 +106,7 @@ def _describe(target_id: str, folder: Path) -> Target:
     hashes = [(path.name, file_sha256(path)) for path in (folder / CONFIG_FILE, *weights)]
     return Target(
         id=target_id,
-        checkpoint=folder,
+        tokenizer_folder=folder,
         fingerprint=content_key(hashes, tokenizer.fingerprint, tokenizer.eos_ids),
         tokenizer_fingerprint=tokenizer.fingerprint,
         family=family.name,

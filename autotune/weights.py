@@ -1,34 +1,58 @@
 """Model weights under canonical names, whatever library they came from.
 
-Canonical names (matrices are `[out, in]`, as in a linear layer `y = x Wᵀ`):
+Canonical names (matrices are `[out, in]`, as in a linear layer `y = x Wᵀ`; those of `autotune.shape.Style` only where
+the style has them):
 
-====================== ====================================
-`embed`                [vocab, hidden]
-`layers.I.attn.norm`   [hidden]
-`layers.I.attn.q`      [heads * head_dim, hidden]
-`layers.I.attn.k`, `v` [kv_heads * head_dim, hidden]
-`layers.I.attn.o`      [hidden, heads * head_dim]
-`layers.I.ffn.norm`    [hidden]
-`layers.I.ffn.gate`    [ffn, hidden]
-`layers.I.ffn.up`      [ffn, hidden]
-`layers.I.ffn.down`    [hidden, ffn]
-`norm`                 [hidden]
-`head`                 [head_rows, hidden]
-====================== ====================================
+============================== ===================================================================================
+`embed`                        [vocab, embed_dim]; embed_dim is the hidden size unless the style says otherwise
+`embed.project`                [hidden, embed_dim] (style `embed_dim`)
+`positions`                    [positions, hidden], added to the embedding (style `learned_positions`)
+`layers.I.attn.norm`           [hidden], and `layers.I.attn.norm.bias` (style `norm`); so every norm
+`layers.I.attn.q`              [heads * head_dim, hidden]; `layers.I.attn.q.bias` [out] (style `biases`); so all
+`layers.I.attn.k`, `v`         [kv_heads * head_dim, hidden]
+`layers.I.attn.q_norm`, `k_…`  [head_dim] (style `qk_norm`)
+`layers.I.attn.o`              [hidden, heads * head_dim]
+`layers.I.ffn.norm`            [hidden]
+`layers.I.ffn.gate`            [ffn, hidden] (style `gated`)
+`layers.I.ffn.up`              [ffn, hidden]
+`layers.I.ffn.down`            [hidden, ffn]
+`norm`                         [hidden] (style `norm_first`)
+`head.project`                 [embed_dim, hidden] (style `embed_dim`)
+`head`                         [head_rows, embed_dim]
+============================== ===================================================================================
 
 A head is trimmed where the shape has a `draft_vocab`: row i then stands for token `token_ids[i]`, not for token i.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.candidate import DraftShape
+from autotune.shape import DraftShape, weight_shapes
 
 FloatArray = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
+
+
+_MOST_RANDOM = 1 << 20
+"""Random numbers that an array is made of; larger arrays repeat them."""
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Rotary wavelengths stretched for longer contexts.
+
+    Linear: all of them, by `factor`.  LLaMA 3.1's way, where the other three are given: those longer than
+    `original_context_tokens / low_freq_factor` by `factor`, those shorter than `… / high_freq_factor` not at all, and
+    those between by something between.
+    """
+
+    factor: float
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_context_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,7 @@ class Numerics:
     rope_theta: float
     context_tokens: int
     """Longest sequence the model was made for (positions)."""
+    rope_scaling: RopeScaling | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +76,8 @@ class ModelWeights:
     arrays: Mapping[str, FloatArray]
     token_ids: TokenIds | None = None
     """`[draft_vocab]` the tokens of a trimmed head's rows, ascending; None: row i is token i."""
+    random_seed: int | None = None
+    """What `random_weights` makes the same arrays of, so that they need not be stored; None: they are a model's."""
 
     def __post_init__(self) -> None:
         listed = None if self.token_ids is None else len(self.token_ids)
@@ -69,44 +96,33 @@ class ModelWeights:
         return self.arrays[f"layers.{index}.{name}"]
 
 
-def layer_weight_shapes(shape: DraftShape) -> Mapping[str, tuple[int, ...]]:
-    """Array shapes of one layer, by canonical name without the `layers.I.` prefix."""
-    query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return {
-        "attn.norm": (shape.hidden,),
-        "attn.q": (query, shape.hidden),
-        "attn.k": (kv, shape.hidden),
-        "attn.v": (kv, shape.hidden),
-        "attn.o": (shape.hidden, query),
-        "ffn.norm": (shape.hidden,),
-        "ffn.gate": (shape.ffn, shape.hidden),
-        "ffn.up": (shape.ffn, shape.hidden),
-        "ffn.down": (shape.hidden, shape.ffn),
-    }
-
-
-def weight_shapes(shape: DraftShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every canonical name of a model of this shape, with its array's shape."""
-    yield "embed", (shape.vocab, shape.hidden)
-    for index in range(shape.layers):
-        for name, expected in layer_weight_shapes(shape).items():
-            yield f"layers.{index}.{name}", expected
-    yield "norm", (shape.hidden,)
-    yield "head", (shape.head_rows, shape.hidden)
-
-
 def random_weights(shape: DraftShape, numerics: Numerics, seed: int = 0) -> ModelWeights:
-    """Random, NaN-free weights of the right sizes: latency does not depend on their values."""
+    """Random, NaN-free weights of the right sizes: latency does not depend on their values.
+
+    They take next to no memory: large arrays are views of a few random numbers, their rows overlapping.
+    """
     rng = np.random.default_rng(seed)
-    arrays: dict[str, FloatArray] = {}
-    for name, size in weight_shapes(shape):
+    shared: dict[int, FloatArray] = {}
+
+    def normal(count: int, inputs: int) -> FloatArray:
+        return rng.standard_normal(count, dtype=np.float32) / np.float32(np.sqrt(inputs))
+
+    def array(name: str, size: tuple[int, ...]) -> FloatArray:
         if len(size) == 1:
-            arrays[name] = np.ones(size, np.float32)
-        else:
-            arrays[name] = rng.standard_normal(size, dtype=np.float32) / np.float32(np.sqrt(size[1]))
+            return np.zeros(size, np.float32) if name.endswith("bias") else np.ones(size, np.float32)
+        rows, inputs = size
+        if rows * inputs <= _MOST_RANDOM:
+            return normal(rows * inputs, inputs).reshape(size)
+        if inputs not in shared:
+            shared[inputs] = normal(_MOST_RANDOM + inputs, inputs)
+        step = _MOST_RANDOM // rows
+        windows = np.lib.stride_tricks.sliding_window_view(shared[inputs], inputs)
+        return windows[::step][:rows]
+
+    arrays = {name: array(name, size) for name, size in weight_shapes(shape)}
     # Which tokens a trimmed head keeps does not matter for latency either.
     token_ids = None if shape.draft_vocab is None else np.arange(shape.draft_vocab)
-    return ModelWeights(shape, numerics, arrays, token_ids)
+    return ModelWeights(shape, numerics, arrays, token_ids, seed)
 
 
 def trimmed(weights: ModelWeights, token_ids: TokenIds) -> ModelWeights:

@@ -27,7 +27,8 @@ from autotune.devices import Device, find_device
 from autotune.errors import BadRequest
 from autotune.program import Drafting
 from autotune.runtime.session import Session, open_session
-from autotune.weights import FloatArray, ModelWeights, Numerics, weight_shapes
+from autotune.shape import weight_shapes
+from autotune.weights import FloatArray, ModelWeights, Numerics
 from benchmarks.record import machine, spread, write_record
 
 SHAPES = {

@@ -23,6 +23,8 @@ class CompileSettings:
     device: str = "cpu"
     longest_burst: int = 0
     """Bursts of up to this many steps are compiled too, where the backend thinks they may pay; 0 for a target."""
+    batch: int = 1
+    """Sequences that are decoded at once; more than one only to measure (see `autotune.runtime.session`)."""
 
 
 class CompileBackend(Protocol):

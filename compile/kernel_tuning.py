@@ -89,14 +89,14 @@ def tuning_job(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def write_tuned(untuned: Path, schedules: Mapping[str, Schedule], folder: Path) -> None:
     """Write the program with these schedules into a new folder."""
-    from autotune.compile.graphs.llama_tvm import Model, llama_module
+    from autotune.compile.graphs.decoder_tvm import Model, decoder_module
     from autotune.compile.tvm_backend import compile_library
 
     program = Program.read(untuned)
     shutil.copytree(untuned, folder, copy_function=_link_weights)
     model = Model(program.shape, program.numerics.norm_eps, program.precision, program.capacity_tokens)
     library = folder / LIBRARY_FILE
-    compile_library(llama_module(model, schedules), library)
+    compile_library(decoder_module(model, schedules), library)
     layout = TvmLayout.read(untuned)
     replace(layout, library_sha256=hashlib.sha256(library.read_bytes()).hexdigest()).write(folder)
 

@@ -19,12 +19,13 @@ import onnx
 from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import CompileSettings
 from autotune.compile.graphs.burst import burst_graph, sampler_graph
+from autotune.compile.graphs.decoder import GRAPH_VERSION, decoder_graph
 from autotune.compile.graphs.external_data import ExternalData
-from autotune.compile.graphs.llama import GRAPH_VERSION, llama_graph
 from autotune.errors import BadRequest
 from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, Drawing, burst_file, drawings_in_bursts, sampler_file
 from autotune.ort_weights import StoredTensor, WeightsIndex
 from autotune.program import Drafting, Program
+from autotune.shape import Style
 from autotune.weights import ModelWeights
 
 _PRECISIONS = {
@@ -60,15 +61,15 @@ class OrtBackend:
 
     def versions(self) -> Mapping[str, str]:
         """Versions of onnx, of ONNX Runtime and of the graph builder."""
-        return {"onnx": version("onnx"), **_runtime_version(), "autotune-llama-graph": GRAPH_VERSION}
+        return {"onnx": version("onnx"), **_runtime_version(), "autotune-graph": GRAPH_VERSION}
 
     def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write the program into an existing, empty folder."""
-        if weights.numerics.family != "llama":
+        if weights.shape.style != Style():
             raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
         with ExternalData(folder / WEIGHTS_FILE) as data:
             floats = _floats(settings.precision, settings.device)
-            model = llama_graph(weights, settings.precision, settings.capacity_tokens, data, floats)
+            model = decoder_graph(weights, settings.precision, settings.capacity_tokens, data, floats)
         longest_burst = _longest_burst(weights.shape, settings)
         for name, graph in _graphs(model, longest_burst, settings.device):
             (folder / name).write_bytes(graph.SerializeToString())

@@ -21,6 +21,7 @@ from autotune.compile.graphs.tvm_arena import write_arena
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 from autotune.program import Drafting, Program
+from autotune.shape import Style
 from autotune.tvm_import import torch_left_out
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, TvmLayout
 from autotune.weights import ModelWeights
@@ -55,13 +56,13 @@ class TvmBackend:
         return {
             "apache-tvm": version("apache-tvm"),
             "apache-tvm-ffi": version("apache-tvm-ffi"),
-            "autotune-tvm-llama": GRAPH_VERSION,
+            "autotune-tvm": GRAPH_VERSION,
             "autotune-tvm-cuda": tvm_cuda.GRAPH_VERSION,
         }
 
     def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write the program into an existing, empty folder."""
-        if weights.numerics.family != "llama":
+        if weights.shape.style != Style():
             raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
         if settings.device == "cuda":
             tvm_cuda.build(weights, settings, self.versions(), folder)
@@ -69,13 +70,13 @@ class TvmBackend:
         precision, capacity_tokens = settings.precision, settings.capacity_tokens
         with ThreadPoolExecutor(1) as beside:  # packing is NumPy's work and the disk's, compiling is TVM's
             packed = beside.submit(_write_weights, weights, settings, folder / WEIGHTS_FILE)
-            llama_tvm = _builder()
-            model = llama_tvm.Model(weights.shape, weights.numerics.norm_eps, precision, capacity_tokens)
-            compile_library(llama_tvm.llama_module(model), folder / LIBRARY_FILE)
+            decoder_tvm = _builder()
+            model = decoder_tvm.Model(weights.shape, weights.numerics.norm_eps, precision, capacity_tokens)
+            compile_library(decoder_tvm.decoder_module(model), folder / LIBRARY_FILE)
             packed.result()
         TvmLayout(
-            piece_tokens=llama_tvm.PIECE_TOKENS,
-            longest_burst=llama_tvm.LONGEST_BURST,
+            piece_tokens=decoder_tvm.PIECE_TOKENS,
+            longest_burst=decoder_tvm.LONGEST_BURST,
             logits_shape=model.logits_shape,
             scratch_floats=model.scratch_floats,
             cache_shapes=model.cache_shapes,
@@ -92,7 +93,7 @@ class TvmBackend:
             numerics=weights.numerics,
             capacity_tokens=capacity_tokens,
             token_ids=None if weights.token_ids is None else tuple(weights.token_ids.tolist()),
-            longest_burst=llama_tvm.LONGEST_BURST,
+            longest_burst=decoder_tvm.LONGEST_BURST,
             drafting=Drafting.BURST,
             versions=dict(self.versions()),
         ).write(folder)
@@ -111,6 +112,6 @@ def _write_weights(weights: ModelWeights, settings: CompileSettings, path: Path)
 
 
 def _builder() -> Any:
-    """The module `llama_tvm`; imported when needed, since it loads TVM and a question for precisions need not wait."""
+    """The module `decoder_tvm`; imported when needed, since it loads TVM, and who asks for precisions need not wait."""
     with torch_left_out():
-        return import_module("autotune.compile.graphs.llama_tvm")
+        return import_module("autotune.compile.graphs.decoder_tvm")

@@ -73,9 +73,9 @@ def build(weights: ModelWeights, settings: CompileSettings, versions: Mapping[st
     import_tvm_ffi()
     llama, compiler, kernels, sampling = (
         import_module(f"autotune.compile.graphs.{name}")
-        for name in ("llama_tvm_cuda", "tvm_cuda_compiler", "tvm_cuda_kernels", "tvm_cuda_sampling")
+        for name in ("decoder_tvm_cuda", "tvm_cuda_compiler", "tvm_cuda_kernels", "tvm_cuda_sampling")
     )
-    model = llama.CudaLlama(
+    model = llama.CudaDecoder(
         weights.shape, weights.numerics, settings.precision, settings.capacity_tokens, settings.longest_burst
     )
     stored = _write_arrays(model.packed(weights), folder / WEIGHTS_FILE)

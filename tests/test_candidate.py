@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.candidate import Build, Candidate, DraftShape, Precision
-from autotune.weights import weight_shapes
+from autotune.shape import weight_shapes
 
 SHAPE = DraftShape(layers=2, heads=4, kv_heads=2, head_dim=8, hidden=32, ffn=48, vocab=100)
 TRIMMED = replace(SHAPE, draft_vocab=40)
@@ -101,9 +101,7 @@ def test_equal_builds_have_equal_keys() -> None:
 
 @pytest.mark.parametrize("hash_seed", ["0", "123"])
 def test_keys_are_the_same_in_every_process(hash_seed: str) -> None:
-    program = (
-        f"from autotune.candidate import *; print(Candidate(Build({SHAPE!r}, 'onnxruntime', Precision.FP32), 3).key())"
-    )
+    program = f"from autotune.candidate import *; from autotune.shape import *; print(Candidate(Build({SHAPE!r}, 'onnxruntime', Precision.FP32), 3).key())"
     environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert shown.stdout.strip() == Candidate(BUILD, 3).key()

@@ -10,7 +10,8 @@ from autotune.candidate import DraftShape
 from autotune.errors import BadRequest
 from autotune.families.base import Config, architectures_of
 from autotune.families.checkpoint import CheckpointTensors, read_config, write_files
-from autotune.weights import FloatArray, ModelWeights, Numerics, weight_shapes
+from autotune.shape import weight_shapes
+from autotune.weights import FloatArray, ModelWeights, Numerics
 
 _LAYER_NAMES = {
     "attn.norm": "input_layernorm",

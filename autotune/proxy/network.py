@@ -15,7 +15,9 @@ from torch import Tensor
 
 from autotune.candidate import DraftShape
 from autotune.proxy.parts import Part, whole_part
-from autotune.weights import ModelWeights, Numerics, TokenIds, weight_shapes
+from autotune.rotary import rotary_caches
+from autotune.shape import weight_shapes
+from autotune.weights import ModelWeights, Numerics, TokenIds
 
 Observer = Callable[[str, Tensor], None]
 """Called with the name and value of an activation: `layers.I.attn.in`, `layers.I.ffn.in` (residual stream before the
@@ -59,7 +61,7 @@ def hidden_states(
     """
     part = part or whole_part(network.shape)
     tensors, eps = network.tensors, network.numerics.norm_eps
-    rotation = _rotation(tokens.shape[1], network.shape.head_dim, network.numerics.rope_theta)
+    rotation = _rotation(tokens.shape[1], network.shape.head_dim, network.numerics)
     stream = F.embedding(tokens, tensors["embed"])[..., : part.hidden]
     for index in part.layers:
         name = f"layers.{index}"
@@ -101,11 +103,10 @@ def _attention(network: Network, name: str, normed: Tensor, part: Part, rotation
     return F.linear(mixed.transpose(1, 2).flatten(2), columns)
 
 
-def _rotation(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def _rotation(length: int, head_dim: int, numerics: Numerics) -> tuple[Tensor, Tensor]:
     """Cosines and sines `[length, head_dim]` of the rotary embedding."""
-    frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies).repeat(1, 2)
-    return angles.cos(), angles.sin()
+    cosines, sines = (torch.from_numpy(each).repeat(1, 2) for each in rotary_caches(numerics, head_dim, length))
+    return cosines, sines
 
 
 def _rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

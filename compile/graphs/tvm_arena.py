@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.candidate import INT4_BLOCK, DraftShape, Precision
-from autotune.compile.graphs.rotary import rotary_caches
 from autotune.quantization import quantise, quantise_blocks
+from autotune.rotary import rotary_caches
 from autotune.weights import FloatArray, ModelWeights
 
 LANES = 64

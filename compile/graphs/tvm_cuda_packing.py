@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.candidate import Precision
-from autotune.compile.graphs.rotary import rotary_caches
 from autotune.compile.graphs.tvm_cuda_code import words
 from autotune.compile.graphs.tvm_cuda_kernels import Matrix, padded
 from autotune.quantization import from_bfloat16_bits, to_bfloat16_bits
-from autotune.weights import FloatArray, ModelWeights, layer_weight_shapes
+from autotune.rotary import rotary_caches
+from autotune.shape import layer_weight_shapes
+from autotune.weights import FloatArray, ModelWeights
 
 
 def packed_weights(

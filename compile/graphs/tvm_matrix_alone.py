@@ -48,7 +48,7 @@ class Product:
 
 
 def products(shape: DraftShape, precision: Precision) -> tuple[Product, ...]:
-    """The products of a step, as in `llama_tvm`."""
+    """The products of a step, as in `decoder_tvm`."""
     arena = plan(shape, precision, 1)
 
     def product(name: str, depth: int, epilogue: str) -> Product:

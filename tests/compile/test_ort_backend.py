@@ -13,17 +13,16 @@ from autotune.candidate import DraftShape, Precision
 from autotune.compile import ort_backend
 from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.build_job import BuildRequest, build_sandboxed
-from autotune.compile.graphs import llama
+from autotune.compile.graphs import decoder
 from autotune.compile.graphs.external_data import ALIGNMENT_BYTES
 from autotune.compile.ort_backend import OrtBackend
 from autotune.compile.sandbox import Limits
-from autotune.errors import BadRequest
 from autotune.ort_layout import program_files
 from autotune.program import Program
 from autotune.quantization import dequantised
 from autotune.results import Built, Rejected, RejectReason
 from autotune.runtime.session import open_session
-from autotune.weights import ModelWeights, random_weights
+from autotune.weights import random_weights
 from autotune.weights_io import save_weights
 from tests.support.models import NUMERICS, tiny_weights
 
@@ -35,7 +34,7 @@ def test_versions_name_the_packages_and_the_graph() -> None:
     versions = OrtBackend().versions()
     assert versions["onnx"] == onnx.__version__
     assert {"onnxruntime", "onnxruntime-gpu"} & set(versions)
-    assert "autotune-llama-graph" in versions
+    assert "autotune-graph" in versions
 
 
 def test_building_twice_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -89,19 +88,12 @@ def test_four_bit_products_use_the_very_weights_the_proxy_scores(heads: int, hal
     shape = DraftShape(layers=1, heads=heads, kv_heads=1, head_dim=2 * half, hidden=40, ffn=24, vocab=50)
     weights = random_weights(shape, NUMERICS, seed)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llama, "INT8_ACTIVATIONS", 1)  # accuracy level 1: fp32 activations
+        patch.setattr(decoder, "INT8_ACTIVATIONS", 1)  # accuracy level 1: fp32 activations
         build_program("onnxruntime", weights, CompileSettings(Precision.INT4, 32), Path(name, "int4"))
         exact = dequantised(weights, Precision.INT4)
         build_program("onnxruntime", exact, CompileSettings(Precision.FP32, 32), Path(name, "fp32"))
         actual, expected = (open_session(Path(name, each), 1).logits([1, 2, 3], 0) for each in ("int4", "fp32"))
     assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
-
-
-def test_other_families_are_refused(tmp_path: Path) -> None:
-    weights = tiny_weights(SHAPE)
-    other = ModelWeights(SHAPE, replace(NUMERICS, family="opt"), weights.arrays)
-    with pytest.raises(BadRequest, match="opt"):
-        OrtBackend().build(other, CompileSettings(Precision.FP32, 32), tmp_path)
 
 
 def test_a_missing_runtime_is_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

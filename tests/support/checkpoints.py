@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 VOCAB = 320
 EOS_TOKEN = "<|end|>"
@@ -62,6 +62,6 @@ def edit_json(path: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
 
 def logits_of(folder: Path, ids: list[int]) -> torch.Tensor:
     """transformers' fp32 logits `[n, vocab]` of a checkpoint."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         return model(torch.tensor([ids])).logits[0]

@@ -48,7 +48,7 @@ def numerics(context_tokens: int) -> Numerics:
 def markov_target(*, context_tokens: int = 1000, eos_ids: tuple[int, ...] = ()) -> Target:
     """A target whose session is a `MarkovModel`."""
     return Target(
-        "fake", Path("nowhere"), "target-1", "tokenizer-1", "llama", SHAPE, numerics(context_tokens), eos_ids, None
+        "fake", "llama", SHAPE, numerics(context_tokens), Path("nowhere"), "target-1", "tokenizer-1", eos_ids, None
     )
 
 

@@ -1,4 +1,4 @@
-"""The ONNX graph of a LLaMA decoder, written node by node with ONNX Runtime's fused operators.
+"""The ONNX graph of a decoder, written node by node with ONNX Runtime's fused operators.
 
 One graph serves prefill, decode and verification: any number n of new tokens at any position, one sequence.
 
@@ -33,8 +33,8 @@ from autotune.compile.graphs.external_data import ExternalData
 from autotune.compile.graphs.floats import FLOAT_TYPES, stored_floats
 from autotune.compile.graphs.head_alignment import aligned_heads
 from autotune.compile.graphs.packed_blocks import packed_blocks
-from autotune.compile.graphs.rotary import rotary_caches
 from autotune.quantization import quantise
+from autotune.rotary import rotary_caches
 from autotune.weights import FloatArray, ModelWeights
 
 GRAPH_VERSION = "2"
@@ -56,7 +56,7 @@ INT8_ACTIVATIONS = 4
 _BLOCK_ROWS = 64
 
 
-def llama_graph(
+def decoder_graph(
     weights: ModelWeights,
     precision: Precision,
     capacity_tokens: int,
@@ -72,7 +72,7 @@ def llama_graph(
     writer.decoder(capacity_tokens)
     graph = helper.make_graph(
         writer.nodes,
-        "llama",
+        "decoder",
         inputs=_inputs(model.shape, capacity_tokens, FLOAT_TYPES[floats]),
         outputs=_outputs(model.shape, capacity_tokens, FLOAT_TYPES[floats]),
         initializer=writer.initializers,

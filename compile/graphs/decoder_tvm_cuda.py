@@ -1,7 +1,7 @@
 """A LLaMA decoder as a Relax module for CUDA: the functions of `autotune.tvm_cuda_layout`.
 
 `step` serves prefill, decode and verification; `burst_k` and `sampled_burst_k` are k steps as one program, in which
-every step feeds its token to the next without the host.  As in `llama_tvm`, buffers updated in place are passed on as
+every step feeds its token to the next without the host.  As in `decoder_tvm`, buffers updated in place are passed on as
 results, and whoever reads them next names the result.
 """
 
@@ -26,7 +26,7 @@ from autotune.weights import ModelWeights, Numerics
 Sizes = dict[str, Size]
 
 
-class CudaLlama:
+class CudaDecoder:
     """How a model is laid out on a GPU, and the module that decodes with it."""
 
     def __init__(
@@ -127,7 +127,7 @@ class CudaLlama:
 class _ModuleWriter:
     """A module in the making; kernels are added when they are first used."""
 
-    def __init__(self, model: CudaLlama, sizes: Sizes, layers: int):
+    def __init__(self, model: CudaDecoder, sizes: Sizes, layers: int):
         self.builder = relax.BlockBuilder()
         self._model, self._sizes, self._layers = model, sizes, layers
         self._kernels: dict[str, Any] = {}

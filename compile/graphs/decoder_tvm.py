@@ -82,7 +82,7 @@ class Model:
         return "int8" if self.precision is Precision.INT8 else "uint32"
 
 
-def llama_module(model: Model, schedules: Mapping[str, Schedule] | None = None) -> tvm.IRModule:
+def decoder_module(model: Model, schedules: Mapping[str, Schedule] | None = None) -> tvm.IRModule:
     """The module with the function `run`; schedules: of products by the matrix's name, where not the default one."""
     arena = plan(model.shape, model.precision, model.capacity_tokens)
     keys, values = model.cache_shapes
