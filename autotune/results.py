@@ -81,7 +81,8 @@ class MeasureSettings:
 class LatencyTable:
     """Seconds for n = 1 … N: bursts of n draft steps, or verifications of n target positions.
 
-    `samples_s[n - 1]` holds every sample of n; figures are medians, spreads are quartiles.
+    `samples_s[n - 1]` holds every sample of n; figures are medians, spreads are quartiles.  Of an extrapolated table the
+    samples are bootstrap replicates of the extrapolated figure, so that quantiles of them are its error bar.
     """
 
     samples_s: tuple[tuple[float, ...], ...]
@@ -104,6 +105,13 @@ class LatencyTable:
         """First and third quartile of the samples for n."""
         ordered = sorted(self.samples_s[n - 1])
         return ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
+
+    def error_bar(self, n: int) -> tuple[float, float] | None:
+        """95 % interval of the figure for n of an extrapolated table; None where it was measured."""
+        if self.evidence is not Evidence.EXTRAPOLATED or not n:
+            return None
+        ordered = sorted(self.samples_s[n - 1])
+        return ordered[int(0.025 * len(ordered))], ordered[int(0.975 * (len(ordered) - 1))]
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,21 @@ class Session(Protocol):
         """Free the program and its cache."""
 
 
+class BatchSession(Protocol):
+    """Decoders of several sequences that compute together, each at a position of its own."""
+
+    program: Program
+
+    def logits(self, tokens: NDArray[np.int64], starts: Sequence[int]) -> NDArray[np.float32]:
+        """Logits `[batch, n, head_rows]` after each of the tokens `[batch, n]`, those of sequence i from `starts[i]`."""
+
+    def greedy(self, tokens: NDArray[np.int64], starts: Sequence[int]) -> NDArray[np.int64]:
+        """The arg-max token `[batch, n]` after each of the tokens `[batch, n]`."""
+
+    def close(self) -> None:
+        """Free the program and its caches."""
+
+
 SESSIONS: Mapping[str, Mapping[str, str]] = {
     "onnxruntime": {
         "cpu": "autotune.runtime.ort_session:OrtSession",

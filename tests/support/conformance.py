@@ -73,6 +73,8 @@ class BackendConformance:
     exact = Precision.FP32
     tolerance = 1e-4
     """Largest error of a logit at the precision `exact`, relative to the largest logit."""
+    styles: tuple[str, ...] = ()
+    """Names of `tests.support.models.STYLED` that it builds besides the usual models."""
     agreement = 1e-4
     """Largest difference of a probability between calls of different widths; more where activations are rounded."""
 
