@@ -81,8 +81,8 @@ class MeasureSettings:
 class LatencyTable:
     """Seconds for n = 1 … N: bursts of n draft steps, or verifications of n target positions.
 
-    `samples_s[n - 1]` holds every sample of n; figures are medians, spreads are quartiles.  Of an extrapolated table the
-    samples are bootstrap replicates of the extrapolated figure, so that quantiles of them are its error bar.
+    `samples_s[n - 1]` holds every sample of n; figures are medians, spreads are quartiles.  Of an extrapolated table,
+    samples are bootstrap replicates of the extrapolated figure, so that their quantiles are its error bar.
     """
 
     samples_s: tuple[tuple[float, ...], ...]

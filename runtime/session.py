@@ -65,7 +65,7 @@ class BatchSession(Protocol):
     program: Program
 
     def logits(self, tokens: NDArray[np.int64], starts: Sequence[int]) -> NDArray[np.float32]:
-        """Logits `[batch, n, head_rows]` after each of the tokens `[batch, n]`, those of sequence i from `starts[i]`."""
+        """Logits `[batch, n, head_rows]` after each of the tokens `[batch, n]`; sequence i continues at `starts[i]`."""
 
     def greedy(self, tokens: NDArray[np.int64], starts: Sequence[int]) -> NDArray[np.int64]:
         """The arg-max token `[batch, n]` after each of the tokens `[batch, n]`."""

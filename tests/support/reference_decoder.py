@@ -1,4 +1,4 @@
-"""What a decoder of any style computes, written out plainly in NumPy; its logits are transformers' (see test_families)."""
+"""What a decoder of any style computes, written out plainly in NumPy; tests hold it to transformers."""
 
 import numpy as np
 from numpy.typing import NDArray
