@@ -9,9 +9,12 @@ from autotune.errors import BadRequest
 from autotune.families.base import Family, architectures_of
 from autotune.families.checkpoint import read_config
 from autotune.families.llama import Llama
+from autotune.families.mistral import Mistral
+from autotune.families.opt import Opt
+from autotune.families.qwen import Qwen2, Qwen3
 from autotune.weights import ModelWeights
 
-FAMILIES: tuple[Family, ...] = (Llama(),)
+FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen2(), Qwen3(), Opt())
 
 
 def family_of(folder: Path) -> Family:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from autotune.candidate import DraftShape
+from autotune.shape import DraftShape
 from autotune.weights import ModelWeights, Numerics
 
 Config = Mapping[str, Any]
-"""A parsed `config.json`; each family turns it into its own typed configuration at once."""
+"""A parsed `config.json`; each family turns it into its own typed settings at once."""
 
 
 class Family(Protocol):
@@ -26,6 +26,9 @@ class Family(Protocol):
 
     def read(self, folder: Path) -> ModelWeights:
         """The checkpoint's canonical weights in fp32; BadRequest where it is unsupported or broken."""
+
+    def why_not_written(self, shape: DraftShape) -> str | None:
+        """Why no checkpoint of the family can hold a model of this shape, in words; None if one can."""
 
     def write(self, weights: ModelWeights, folder: Path, like: Path | None) -> None:
         """Write config.json and model.safetensors that load in transformers with the same logits.
