@@ -24,11 +24,17 @@ class Family(Protocol):
     def describe(self, folder: Path) -> tuple[DraftShape, Numerics]:
         """Shape and numerics, from config.json alone; BadRequest where it asks for something unsupported."""
 
+    def describe_config(self, config: Config, source: Path) -> tuple[DraftShape, Numerics]:
+        """The same of a config that is read already; errors name `source`."""
+
     def read(self, folder: Path) -> ModelWeights:
         """The checkpoint's canonical weights in fp32; BadRequest where it is unsupported or broken."""
 
-    def why_not_written(self, shape: DraftShape) -> str | None:
-        """Why no checkpoint of the family can hold a model of this shape, in words; None if one can."""
+    def config(self, shape: DraftShape, numerics: Numerics, tied: bool, like: Path | None) -> Config:
+        """The config.json that `write` gives a model of this shape; BadRequest if no checkpoint can hold it.
+
+        tied: its head is its embedding.
+        """
 
     def write(self, weights: ModelWeights, folder: Path, like: Path | None) -> None:
         """Write config.json and model.safetensors that load in transformers with the same logits.

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from autotune.families.heads import with_heads
+from autotune.families.base import Config
 from autotune.families.llama_like import ATTENTION, FFN, LlamaLike, LlamaLikeSettings
 from autotune.families.mistral import Mistral
 from autotune.families.settings import Positions
@@ -39,37 +39,32 @@ class Llama(LlamaLike[_LlamaSettings]):
             "mlp_bias": set(FFN) <= set(biases),
         }
 
-    def why_not_written(self, shape: DraftShape) -> str | None:
-        """Why transformers would not load it; None if it would."""
-        if not shape.style.biases or _loadable_heads(shape):
-            return None
-        return f"transformers wants heads that divide the hidden size {shape.hidden}"
+    def fitted_shape(self, shape: DraftShape) -> DraftShape | None:
+        """The shape with the fewest heads that divide its hidden size, which transformers demands of a LLaMA."""
+        group = shape.heads // shape.kv_heads
+        for heads in range(shape.heads, shape.hidden + 1):
+            for kv_heads in range(shape.kv_heads, heads // group + 1):
+                if shape.hidden % heads == 0 and heads % kv_heads == 0:
+                    return replace(shape, heads=heads, kv_heads=kv_heads)
+        return None
 
-    def fitted(self, weights: ModelWeights) -> ModelWeights:
-        """The model with heads that divide its hidden size, which transformers demands of a LLaMA."""
-        heads = _loadable_heads(weights.shape)
-        fits = heads is None or weights.shape.hidden % weights.shape.heads == 0
-        return weights if heads is None or fits else with_heads(weights, *heads, weights.shape.head_dim)
+    def config(self, shape: DraftShape, numerics: Numerics, tied: bool = False, like: Path | None = None) -> Config:
+        """The config.json of a checkpoint of such weights; BadRequest if there can be none."""
+        if _is_mistral(shape):
+            return Mistral().config(shape, replace(numerics, family=Mistral.name), tied, like)
+        return super().config(shape, numerics, tied, like)
 
     def write(self, weights: ModelWeights, folder: Path, like: Path | None) -> None:
-        """Write a checkpoint that transformers loads with the same logits (fp32).
-
-        A model whose heads do not divide its hidden size is written as a Mistral, which computes the same and may have
-        any number of heads.
-        """
-        shape = weights.shape
-        if shape.hidden % shape.heads and not shape.style.biases:
+        """Write a checkpoint that transformers loads with the same logits (fp32)."""
+        if _is_mistral(weights.shape):
             renamed = replace(weights, numerics=replace(weights.numerics, family=Mistral.name))
             return Mistral().write(renamed, folder, like)
         return super().write(weights, folder, like)
 
 
-def _loadable_heads(shape: DraftShape) -> tuple[int, int] | None:
-    """The fewest (kv heads, query heads of each), none below the shape's, that divide its hidden size together."""
-    group = shape.heads // shape.kv_heads
-    for heads in range(shape.heads, shape.hidden + 1):
-        if shape.hidden % heads == 0:
-            for kv_heads in range(shape.kv_heads, heads // group + 1):
-                if heads % kv_heads == 0:
-                    return kv_heads, heads // kv_heads
-    return None
+def _is_mistral(shape: DraftShape) -> bool:
+    """Whether a checkpoint must call the model a Mistral, which computes the same and may have any number of heads.
+
+    transformers refuses a LLaMA whose heads do not divide its hidden size; one with biases has to get more heads.
+    """
+    return shape.hidden % shape.heads != 0 and not shape.style.biases

@@ -11,6 +11,7 @@ import numpy as np
 from autotune.errors import BadRequest
 from autotune.families.base import Config, architectures_of
 from autotune.families.checkpoint import CONFIG_FILE, CheckpointTensors, read_config, same_values, write_files
+from autotune.families.heads import with_heads
 from autotune.families.settings import AnySettings, parse
 from autotune.shape import DraftShape, weight_shapes
 from autotune.weights import FloatArray, ModelWeights, Numerics
@@ -40,13 +41,9 @@ class MappedFamily(ABC, Generic[AnySettings]):
     def entries(self, shape: DraftShape, numerics: Numerics) -> Mapping[str, Any]:
         """The entries of config.json, beside those of every family, that say what the model is."""
 
-    def why_not_written(self, shape: DraftShape) -> str | None:
-        """Why no checkpoint of the family can hold a model of this shape, in words; None if one can."""
-        return None
-
-    def fitted(self, weights: ModelWeights) -> ModelWeights:
-        """The same model in a shape that config.json can say."""
-        return weights
+    def fitted_shape(self, shape: DraftShape) -> DraftShape | None:
+        """The shape, with as many more heads as make config.json able to say it; None if none do."""
+        return shape
 
     def matches(self, config: Config) -> bool:
         """Whether config.json names an architecture of the family or, naming none, its type of model."""
@@ -54,15 +51,20 @@ class MappedFamily(ABC, Generic[AnySettings]):
 
     def describe(self, folder: Path) -> tuple[DraftShape, Numerics]:
         """Shape and numerics of the checkpoint."""
-        settings = self._settings_of(folder)
+        return self.describe_config(read_config(folder), folder / CONFIG_FILE)
+
+    def describe_config(self, config: Config, source: Path) -> tuple[DraftShape, Numerics]:
+        """Shape and numerics that the config, read from `source`, describes."""
+        settings = parse(self.settings, config, source)
         return settings.shape(), settings.numerics(self.name)
 
     def read(self, folder: Path) -> ModelWeights:
         """The checkpoint's weights under canonical names."""
-        settings = self._settings_of(folder)
+        settings = parse(self.settings, read_config(folder), folder / CONFIG_FILE)
         shape = settings.shape()
         tensors = CheckpointTensors(folder)
-        stored = {name: self._stored_name(name, tensors) for name, _ in weight_shapes(shape)}
+        prefix = next((each for each in self.prefixes if tensors.has_prefix(f"{each}layers.")), self.prefixes[0])
+        stored = {name: self._name_under(prefix, name) for name, _ in weight_shapes(shape)}
         if settings.tie_word_embeddings:
             # As transformers does: one table may stand for both, but two that differ are not tied.
             embed, head = stored["embed"], stored["head"]
@@ -83,17 +85,20 @@ class MappedFamily(ABC, Generic[AnySettings]):
                 arrays[name] = tensors.fp32(stored[name], size)[self.unused_rows.get(name, 0) :]
         return ModelWeights(shape, settings.numerics(self.name), arrays)
 
-    def write(self, weights: ModelWeights, folder: Path, like: Path | None) -> None:
-        """Write a checkpoint that transformers loads with the same logits (fp32)."""
-        reason = self.why_not_written(weights.shape)
-        if reason:
-            raise BadRequest(f"cannot write {weights.shape} as a {self.architectures[0]} checkpoint: {reason}")
-        fitted = self.fitted(weights)
-        tied = same_values(fitted.arrays["head"], fitted.arrays["embed"])
+    def config(self, shape: DraftShape, numerics: Numerics, tied: bool = False, like: Path | None = None) -> Config:
+        """The config.json of a checkpoint of such weights; BadRequest if there can be none."""
+        fitted = self._fitted(replace(shape, draft_vocab=None))
         kept = read_config(like) if like is not None else {}
         config = {name: kept[name] for name in (*_KEPT_FROM_LIKE, *self.kept_from_like) if name in kept}
-        config |= {**self._common_entries(fitted.shape, tied), **self.entries(fitted.shape, fitted.numerics)}
-        self._check_says(config, fitted, folder)
+        config |= {**self._common_entries(fitted, tied), **self.entries(fitted, numerics)}
+        self._check_says(config, fitted, numerics)
+        return config
+
+    def write(self, weights: ModelWeights, folder: Path, like: Path | None) -> None:
+        """Write a checkpoint that transformers loads with the same logits (fp32)."""
+        tied = same_values(weights.arrays["head"], weights.arrays["embed"])
+        config = self.config(weights.shape, weights.numerics, tied, like)
+        fitted = with_heads(weights, self._fitted(weights.shape))
         arrays = {
             self._name_under(self.prefixes[0], name): self._with_unused_rows(name, array)
             for name, array in fitted.arrays.items()
@@ -101,8 +106,14 @@ class MappedFamily(ABC, Generic[AnySettings]):
         }
         write_files(folder, config, arrays, like)
 
-    def _settings_of(self, folder: Path) -> AnySettings:
-        return parse(self.settings, read_config(folder), folder / CONFIG_FILE)
+    def _fitted(self, shape: DraftShape) -> DraftShape:
+        fitted = self.fitted_shape(shape)
+        if fitted is None:
+            raise BadRequest(
+                f"no {self.architectures[0]} checkpoint can have {shape.heads} heads of {shape.head_dim} with a hidden "
+                f"size of {shape.hidden}: choose fewer heads or a larger hidden size"
+            )
+        return fitted
 
     def _common_entries(self, shape: DraftShape, tied: bool) -> dict[str, Any]:
         return {
@@ -116,26 +127,21 @@ class MappedFamily(ABC, Generic[AnySettings]):
             "torch_dtype": "float32",
         }
 
-    def _check_says(self, config: Config, weights: ModelWeights, folder: Path) -> None:
-        """BadRequest unless the config, read again, describes these weights."""
-        settings = parse(self.settings, config, folder / CONFIG_FILE)
-        said, meant = settings.numerics(self.name), weights.numerics
+    def _check_says(self, config: Config, shape: DraftShape, numerics: Numerics) -> None:
+        """BadRequest unless the config, read again, describes this model."""
+        said_shape, said = self.describe_config(config, Path(CONFIG_FILE))
         # The context is what the model is good for, not how it computes; learned positions have no rotary settings.
-        meant = replace(meant, context_tokens=said.context_tokens)
-        if weights.shape.style.learned_positions:
+        meant = replace(numerics, context_tokens=said.context_tokens)
+        if shape.style.learned_positions:
             meant = replace(meant, rope_theta=said.rope_theta, rope_scaling=said.rope_scaling)
-        if (settings.shape(), said) != (weights.shape, meant):
+        if (said_shape, said) != (shape, meant):
             raise BadRequest(
-                f"a {self.architectures[0]} checkpoint cannot say what this model is: it would be read as "
-                f"{settings.shape()!r}, {said!r}, not as {weights.shape!r}, {meant!r}"
+                f"no {self.architectures[0]} checkpoint can say what this model is: {shape!r} with {meant!r} would be "
+                f"read as {said_shape!r} with {said!r}"
             )
 
-    def _stored_name(self, name: str, tensors: CheckpointTensors) -> str:
-        """The name of a canonical array in a checkpoint."""
-        prefix = next((each for each in self.prefixes if tensors.has_prefix(f"{each}layers.")), self.prefixes[0])
-        return self._name_under(prefix, name)
-
     def _name_under(self, prefix: str, name: str) -> str:
+        """The Hugging Face name of a canonical array."""
         if name == "head":
             return HEAD
         stem, kind = (name.removesuffix(".bias"), "bias") if name.endswith(".bias") else (name, "weight")

@@ -1,16 +1,16 @@
 """OPT: learned positions, LayerNorm and a ReLU, with biases; OPT-350M norms last and has a narrower embedding."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from autotune.families.heads import with_heads
 from autotune.families.mapped import MappedFamily
 from autotune.families.rope import DEFAULT_THETA
 from autotune.families.settings import FfnWidth, Positions, Settings, Width
 from autotune.shape import DraftShape, Norm, Style
-from autotune.weights import ModelWeights, Numerics
+from autotune.weights import Numerics
 
 _BIASES = ("attn.q", "attn.k", "attn.v", "attn.o", "ffn.up", "ffn.down")
 _NORM_EPS = 1e-5
@@ -101,21 +101,11 @@ class Opt(MappedFamily[_OptSettings]):
             "layer_norm_elementwise_affine": True,
         }
 
-    def why_not_written(self, shape: DraftShape) -> str | None:
-        """Why its heads cannot be filled up to the hidden size; None if they can."""
-        if _whole_heads(shape):
+    def fitted_shape(self, shape: DraftShape) -> DraftShape | None:
+        """The shape with as many heads as share out the hidden size, which is how config.json tells their size."""
+        sizes = range(shape.head_dim, shape.hidden // shape.heads + 1)
+        size = next((each for each in sizes if shape.hidden % each == 0), None)
+        if size is None:
             return None
-        return f"its heads must share out the hidden size, but {shape.heads} of {shape.head_dim} exceed {shape.hidden}"
-
-    def fitted(self, weights: ModelWeights) -> ModelWeights:
-        """The model with as many heads as share out the hidden size, which is how config.json tells their size."""
-        heads, head_dim = _whole_heads(weights.shape) or (weights.shape.heads, weights.shape.head_dim)
-        if (heads, head_dim) == (weights.shape.heads, weights.shape.head_dim):
-            return weights
-        return with_heads(weights, heads, 1, head_dim)
-
-
-def _whole_heads(shape: DraftShape) -> tuple[int, int] | None:
-    """Heads and their size, neither below the shape's, that share out its hidden size; of the least size."""
-    sizes = range(shape.head_dim, shape.hidden // shape.heads + 1)
-    return next(((shape.hidden // size, size) for size in sizes if shape.hidden % size == 0), None)
+        heads = shape.hidden // size
+        return replace(shape, heads=heads, kv_heads=heads, head_dim=size)

@@ -62,7 +62,7 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 def parse(kind: type[AnySettings], config: Config, source: Path) -> AnySettings:
-    """The settings of the config in the file `source`; BadRequest where it is broken or asks for something unsupported."""
+    """The settings of the config read from `source`; BadRequest where it is broken or asks for what is unsupported."""
     try:
         settings = kind.model_validate(config)
         shape = settings.shape()
