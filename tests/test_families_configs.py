@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from autotune.errors import BadRequest
@@ -182,6 +184,7 @@ def test_a_config_without_architectures_is_known_by_its_type() -> None:
     assert describe_config(MISTRAL_7B | {"architectures": []}, SOURCE)[1].family == "mistral"
 
 
+ROPE_ENTRIES = ("rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "full_attention")
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
@@ -250,6 +253,35 @@ def test_refuses_in_one_line(config: dict[str, Any], change: dict[str, Any], mes
 def test_says_which_entry_is_missing(config: dict[str, Any], entry: str) -> None:
     with pytest.raises(BadRequest, match=f"^config.json: {entry} is missing$"):
         describe_config({name: value for name, value in config.items() if name != entry}, SOURCE)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(ROPE_ENTRIES), inner, max_size=4),
+    max_leaves=5,
+)
+
+
+@given(
+    st.sampled_from([LLAMA31_8B, MISTRAL_7B, QWEN2_7B, QWEN3_06B, OPT_350M]).flatmap(
+        lambda config: st.tuples(
+            st.just(config),
+            st.dictionaries(st.sampled_from([*config, "rope_parameters"]), JSON, min_size=1, max_size=2),
+        )
+    )
+)
+@settings(deadline=None, max_examples=300)
+def test_any_other_value_is_read_or_refused_in_one_line(changed: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    config, change = changed
+    try:
+        shape, numerics = describe_config(config | change, SOURCE)
+    except BadRequest as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+        assert shape.parameters <= 10**13
+        assert np.isfinite([numerics.norm_eps, numerics.rope_theta]).all()
+    assert len(refusal.splitlines()) <= 1
 
 
 def test_post_norm_models_never_had_the_norm_that_is_said_to_be_removed() -> None:

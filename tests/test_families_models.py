@@ -1,6 +1,7 @@
 """Every family against transformers: what it reads, what it writes, and drafts cut out of what it read."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,15 @@ def test_refuses_damaged_entries_of_half_precision(value: float, tmp_path: Path)
     save_file(tensors, path)
     with pytest.raises(BadRequest, match=r"'model.decoder.embed_positions.weight' .* NaN or infinite"):
         read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 0.2), (torch.float16, 1.2), (torch.bfloat16, 1.2)])
+def test_reading_takes_no_more_memory_than_conversion_needs(dtype: torch.dtype, most: float, tmp_path: Path) -> None:
+    """Large checkpoints just fit: what is stored in fp32 is mapped, and nothing is held twice."""
+    save_model(tmp_path, "opt", dtype=dtype, vocab_size=60_000)
+    tracemalloc.start()
+    weights = read_checkpoint(tmp_path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    stored = {id(array): array.nbytes for array in weights.arrays.values()}  # the tied table counts once
+    assert peak_bytes < most * sum(stored.values())
