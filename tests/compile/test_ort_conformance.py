@@ -4,7 +4,8 @@ from autotune.candidate import Precision
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 from autotune.runtime import session
-from tests.support.conformance import BackendConformance, Compiled
+from tests.support.compiled import Compiled
+from tests.support.conformance import BackendConformance
 from tests.support.ort_on_cpu import OrtOnCpu
 
 
