@@ -24,3 +24,11 @@ def test_weights_are_read_as_they_were_written(tmp_path: Path, token_ids: list[i
     assert read.arrays.keys() == weights.arrays.keys()
     assert all(np.array_equal(read.arrays[name], weights.arrays[name]) for name in weights.arrays)
     assert (None if read.token_ids is None else read.token_ids.tolist()) == token_ids
+
+
+def test_no_two_random_matrices_are_equal() -> None:
+    """ONNX Runtime keeps equal matrices once: a model made of them would measure as smaller than it is."""
+    shape = DraftShape(layers=3, heads=8, kv_heads=8, head_dim=128, hidden=1024, ffn=1100, vocab=1200)
+    weights = random_weights(shape, NUMERICS)
+    matrices = [np.ascontiguousarray(array).tobytes() for array in weights.arrays.values() if array.ndim == 2]
+    assert len(set(matrices)) == len(matrices)
