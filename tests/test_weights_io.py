@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from autotune.candidate import DraftShape
-from autotune.weights import trimmed
+from autotune.weights import random_weights, trimmed
 from autotune.weights_io import load_weights, save_weights
-from tests.support.models import tiny_weights
+from tests.support.models import NUMERICS, tiny_weights
 
 SHAPE = DraftShape(layers=2, heads=2, kv_heads=1, head_dim=4, hidden=8, ffn=12, vocab=30)
 
