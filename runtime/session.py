@@ -55,6 +55,9 @@ class Session(Protocol):
     ) -> SampledBurst:
         """As `burst`, but drawn with these settings, each token from one uniform number of `noise` `[count]`."""
 
+    def pretend_cached(self, count: int) -> None:
+        """Take the first `count` positions for cached, whatever they hold, to time what comes behind them."""
+
     def close(self) -> None:
         """Free the program and its cache."""
 
