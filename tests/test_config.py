@@ -8,7 +8,6 @@ from autotune.candidate import Precision
 from autotune.cli import run
 from autotune.config import TuneConfig, make_config, parse_duration
 from autotune.errors import BadRequest
-from autotune.errors import BadRequest
 from autotune.sampling import SamplingSettings
 
 
