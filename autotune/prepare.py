@@ -15,6 +15,8 @@ from autotune.config import TuneConfig
 from autotune.database.known import TuningDatabase, fresh
 from autotune.database.subjects import TargetSubject, latency_versions
 from autotune.devices import Device, device_lock, find_device
+from autotune.endpoint.address import Endpoint
+from autotune.endpoint.client import find_endpoint
 from autotune.errors import AutotuneError, BadRequest
 from autotune.evaluate import Evaluator, WorkerLimits
 from autotune.measure import TargetRequest, measure_target_sandboxed
@@ -63,6 +65,8 @@ class Request:
     precision: tuple[Precision, ...]
     """Of drafts."""
     target_precision: Precision
+    endpoint: Endpoint | None = None
+    """The server that records the target's traces; None: a file holds them, or the target's program records them."""
 
     @property
     def training_threads(self) -> int:
@@ -130,9 +134,13 @@ def resolve(config: TuneConfig) -> Request:
     check_draft_vocabularies(space.draft_vocab.values, target.eos_ids)
     _check_budgets(config, source.shape, search_axes(space))
     workload = workload_key(
-        target, config.sampling, config.prompts, config.traces, context_tokens=context, seed=config.seed
+        target, config.sampling, config.prompts, config.traces_file, context_tokens=context, seed=config.seed
     )
-    return Request(config, target, source, device, space, context, workload, precision, exact)
+    endpoint = None
+    if config.traces_url is not None:
+        key = config.api_key.get_secret_value() if config.api_key else None
+        endpoint = find_endpoint(config.traces_url, config.model, key)
+    return Request(config, target, source, device, space, context, workload, precision, exact, endpoint)
 
 
 def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbench:
@@ -282,10 +290,11 @@ def record_workload(request: Request, program: Path, threads: int, observer: Obs
         open_model=lambda: open_session(program, threads),
         on_progress=lambda done, total: observer.progress(done / total),
         computed_by=f"{request.device.kind} {request.target_precision}",
+        endpoint=request.endpoint,
     )
     wanted = int(training_tokens(request) * TRACED_SHARE)
-    if config.traces is not None:
-        return recorder.from_file(config.traces, wanted)
+    if config.traces_file is not None:
+        return recorder.from_file(config.traces_file, wanted)
     return recorder.from_prompts(config.prompts, wanted)
 
 
