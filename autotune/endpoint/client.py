@@ -15,7 +15,8 @@ from tenacity import (
     sleep_using_event,
     stop_after_attempt,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from autotune.endpoint.address import Endpoint, base_url, find_key
@@ -136,8 +137,8 @@ class Client:
 
     def _ask(self, method: str, url: str, body: dict[str, Any] | None) -> dict[str, Any]:
         patience = self._patience
-        backing_off = wait_exponential_jitter(
-            patience.first_wait_s, patience.longest_wait_s, jitter=patience.first_wait_s
+        backing_off = wait_exponential(patience.first_wait_s, patience.longest_wait_s) + wait_random(
+            0.0, patience.first_wait_s
         )
 
         def wait_s(state: RetryCallState) -> float:
