@@ -136,10 +136,7 @@ def resolve(config: TuneConfig) -> Request:
     workload = workload_key(
         target, config.sampling, config.prompts, config.traces_file, context_tokens=context, seed=config.seed
     )
-    endpoint = None
-    if config.traces_url is not None:
-        key = config.api_key.get_secret_value() if config.api_key else None
-        endpoint = find_endpoint(config.traces_url, config.model, key)
+    endpoint = _find_endpoint(config)
     return Request(config, target, source, device, space, context, workload, precision, exact, endpoint)
 
 
@@ -394,6 +391,17 @@ def _smallest_draft(request: Request) -> Path:
         build_program(backend, random_weights(smallest, request.target.numerics), settings, folder)
 
     return cached_folder("small-drafts", key, make)
+
+
+def _find_endpoint(config: TuneConfig) -> Endpoint | None:
+    """The server that records the traces, which must answer; None if `--traces` names none."""
+    if config.traces_url is not None:
+        return find_endpoint(
+            config.traces_url, config.model, config.api_key.get_secret_value() if config.api_key else None
+        )
+    if config.model or config.api_key:
+        raise BadRequest("--model and --api-key are those of a server: give its URL with --traces")
+    return None
 
 
 def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from psutil import virtual_memory
 
 from autotune.endpoint.address import Endpoint
 from autotune.endpoint.recording import CONCURRENCY, record_served
@@ -67,7 +67,7 @@ def open_local(target: Target, runner: str | None, threads: int, on_note: Note) 
     if runner not in (None, *RUNNERS):
         raise BadRequest(f"--with {runner}: give one of {', '.join(RUNNERS)}")
     if runner is None:
-        needed, free = _PROGRAM_COPIES * target.shape.parameters * 4, psutil.virtual_memory().available
+        needed, free = _PROGRAM_COPIES * target.shape.parameters * 4, virtual_memory().available
         if needed > free:
             on_note(
                 f"{target.id} runs in transformers: compiling it takes {needed / 2**30:.1f} GiB of memory, and "

@@ -130,15 +130,16 @@ def check_continuation(answer: Answer, settings: SamplingSettings, model: TextMo
                 f"token {place + 1} of a greedy continuation has log-probability {drawn.logprob:.3f}, but another had "
                 f"{drawn.top_logprob:.3f}: the server does not take the most likely token (has it a penalty or bias?)"
             )
-    theirs, ours = _letters(answer.text), _letters(tokenizer.decode([drawn.token for drawn in answer.drawn]))
+    written = tokenizer.decode([drawn.token for drawn in answer.drawn])
+    theirs, ours = _letters(answer.text), _letters(written)
     # Either side may hold back an unfinished end.
     if not (theirs.startswith(ours) or ours.startswith(theirs)):
         raise EndpointError(
             f"the endpoint's tokens mean something else here: it wrote {answer.text[:40]!r}, and locally they read "
-            f"{tokenizer.decode([drawn.token for drawn in answer.drawn])[:40]!r}; give --target the checkpoint served"
+            f"{written[:40]!r}; give --target the checkpoint that is served"
         )
 
 
 def _letters(text: str) -> str:
-    """A text without spaces, which decoders treat differently, and without unfinished characters."""
-    return "".join(text.replace("\N{REPLACEMENT CHARACTER}", "").split())
+    """A text up to the first bytes that are no character, and without spaces: servers write both in their own ways."""
+    return "".join(text.partition("\N{REPLACEMENT CHARACTER}")[0].split())

@@ -13,7 +13,9 @@ import pytest
 
 from autotune.candidate import Precision
 from autotune.endpoint.address import Endpoint, served_fingerprint
+from autotune.endpoint.answers import Answer, Drawn
 from autotune.endpoint.asking import TextIds
+from autotune.endpoint.checks import check_continuation
 from autotune.endpoint.client import Patience, find_endpoint
 from autotune.endpoint.recording import record_served
 from autotune.errors import BadRequest
@@ -185,7 +187,8 @@ def test_passing_faults_are_sat_out(target: Target, status: int) -> None:
         return Fault(status, headers={"Retry-After": "0.01"}) if count % 3 else None
 
     with serving(target, Script(fault=fault)) as server:
-        assert len(recorded(server, target, concurrency=1).items) == 12
+        assert len(recorded(server, target, prompts=prompts(target, 3), concurrency=1).items) == 3
+        assert len(server.bodies) == 9
 
 
 def test_what_is_asked_for_is_waited(target: Target) -> None:
@@ -251,6 +254,22 @@ def test_a_tokenizer_is_compared_by_length_where_the_server_tells_no_more(target
         pytest.raises(BadRequest, match=r"is \d+ tokens there, \d+ here"),
     ):
         recorded(server, target)
+
+
+def test_bytes_that_are_no_character_may_be_written_in_any_way(target: Target) -> None:
+    """llama.cpp makes a character of its own choice of them."""
+    tokenizer = target.open_tokenizer()
+    (lone,) = [token for token in range(1, 300) if tokenizer.vocabulary.get("´") == token]
+    letters = tokenizer.encode("ab")
+
+    def answer(text: str) -> Answer:
+        drawn = tuple(Drawn(token, -1.0, token, -1.0) for token in (*letters, lone, *letters))
+        return Answer(drawn, text, None, None, None, False)
+
+    check_continuation(answer("abŴab"), GREEDY, target, tokenizer)
+    check_continuation(answer("ab\ufffdab"), GREEDY, target, tokenizer)
+    with pytest.raises(BadRequest, match="mean something else here"):
+        check_continuation(answer("axŴab"), GREEDY, target, tokenizer)
 
 
 def test_texts_that_tell_the_token_are_enough(target: Target) -> None:
