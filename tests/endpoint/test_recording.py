@@ -208,7 +208,14 @@ def set_tokens(values: list[Any]) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def drop_usage_and_logprobs(answer: dict[str, Any]) -> None:
+def retell(answer: dict[str, Any]) -> None:
+    choice = answer["choices"][0]
+    choice["token_ids"] = [65] * len(choice["token_ids"])
+    choice["logprobs"]["top_logprobs"] = None
+    choice["text"] = "sum of parts"
+
+
+def drop_a_logprob(answer: dict[str, Any]) -> None:
     answer["choices"][0]["logprobs"]["token_logprobs"].pop()
 
 
@@ -229,8 +236,8 @@ def drop_usage_and_logprobs(answer: dict[str, Any]) -> None:
         (Script(fault=lambda count, body: Fault(200, b"{", drip=True)), "no whole answer within 0.5 s"),
         (Script(change=set_tokens([VOCAB + 7])), f"gave token {VOCAB + 7}, but .* has only {VOCAB}"),
         (Script(change=set_tokens([-5])), "gave token"),
-        (Script(change=set_tokens([70, 71, 72])), "tokens mean something else here"),
-        (Script(change=drop_usage_and_logprobs), "malformed .ValueError: 9 tokens, but 8 log-probabilities"),
+        (Script(change=retell), "it wrote 'sum of parts', and locally they read 'aaa"),
+        (Script(change=drop_a_logprob), "malformed .ValueError: 9 tokens, but 8 log-probabilities"),
         (Script(change=lambda answer: answer["usage"].update(prompt_tokens=3)), "counted 3 tokens in a prompt of"),
         (Script(penalty=3.0), "does not take the most likely token"),
         (Script("sglang-old"), r"names its tokens by text alone, and \d+ tokens have the text"),
