@@ -53,6 +53,8 @@ class TuneConfig(BaseModel):
     target: str = "demo"
     source: str | None = None
     """Checkpoint that drafts are cut from; the target itself if None."""
+    download: bool = False
+    """Whether weights that are not here may be downloaded."""
     out: Path = Path("autotune-run")
     trials: int = Field(64, ge=1)
     """Most builds (distinct shapes on a backend at a precision) to evaluate."""

@@ -8,7 +8,10 @@ import pytest
 
 from autotune import trace_recording
 from autotune.errors import BadRequest
+from autotune.memory import compile_bytes
+from autotune.number_formats import Precision
 from autotune.programs import compile_target
+from autotune.progress import LoggingObserver
 from autotune.runtime.session import open_session
 from autotune.sampling import SamplingSettings
 from autotune.targets import Target, resolve_target
@@ -67,24 +70,28 @@ def test_without_accelerate_nothing_is_dealt(tiny: Target, monkeypatch: pytest.M
     assert TransformersModel(tiny, 1).devices == ("cpu",)
     with pytest.raises(BadRequest, match=r"needs accelerate: pip install 'draft-autotune\[big\]'"):
         TransformersModel(tiny, 1, {"cpu": 60_000})
-    monkeypatch.setattr("autotune.transformers_model.virtual_memory", lambda: Memory(1000))
+    monkeypatch.setattr("autotune.transformers_model.available_bytes", lambda: 1000)
     with pytest.raises(BadRequest, match=r"GiB of memory are free: pip install 'draft-autotune\[big\]'"):
         TransformersModel(tiny, 1)
 
 
-class Memory:
-    def __init__(self, available: int) -> None:
-        self.available = available
+class Notes(LoggingObserver):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def test_a_target_too_big_for_our_program_runs_in_transformers(tiny: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
-    assert open_local(tiny, None, 1, notes.append).program.backend == "onnxruntime"
-    assert not notes
-    monkeypatch.setattr(trace_recording, "virtual_memory", lambda: Memory(3 * tiny.shape.parameters * 4 - 1))
-    assert open_local(tiny, None, 1, notes.append).program.backend == "transformers"
-    (note,) = notes
+    notes = Notes()
+    assert open_local(tiny, None, 1, notes).program.backend == "onnxruntime"
+    assert not notes.lines
+    needed = compile_bytes(tiny.shape, Precision.FP32, tiny.numerics.context_tokens)
+    monkeypatch.setattr(trace_recording, "available_bytes", lambda: needed - 1)
+    assert open_local(tiny, None, 1, notes).program.backend == "transformers"
+    (note,) = notes.lines
     assert "runs in transformers: compiling it takes" in note
-    assert open_local(tiny, "autotune", 1, notes.append).program.backend == "onnxruntime"
+    assert open_local(tiny, "autotune", 1, notes).program.backend == "onnxruntime"
     with pytest.raises(BadRequest, match="--with vllm: give one of autotune, transformers"):
-        open_local(tiny, "vllm", 1, notes.append)
+        open_local(tiny, "vllm", 1, notes)
