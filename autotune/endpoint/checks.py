@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from autotune.endpoint.answers import Answer, TokenId
+from autotune.endpoint.answers import NO_LOGPROBS, Answer, TokenId
 from autotune.endpoint.asking import ask, request_body
 from autotune.endpoint.client import Client, EndpointError, RefusedError
 from autotune.sampling import SamplingSettings
@@ -44,6 +44,8 @@ def _check_by_completion(client: Client, text: str, ours: list[int], tokenizer: 
         return  # takes ids alone: their meaning is checked on every continuation's text
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    if choice.get("text") and not (choice.get("logprobs") or "completion_probabilities" in {*choice, *answer}):
+        raise EndpointError(NO_LOGPROBS)
     theirs = choice.get("prompt_token_ids")
     if isinstance(theirs, list):
         _compare(text, ours, _plain(theirs, bos_id), tokenizer)

@@ -80,6 +80,19 @@ def test_sampled_traces_carry_the_probabilities_of_our_own_distribution(url: str
     assert np.quantile(np.concatenate(differences), 0.98) < NEAR_TIE
 
 
+@pytest.mark.slow
+def test_a_run_records_its_traces_from_it_and_writes_no_key(url: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "autotune", "run", "--traces", url, "--api-key", "sesame", "--out", str(out)]
+    command += ["--trials", "2", "--proxy", "pruned", "--finish", "0", "--validate", "1", "--threads", "1"]
+    command += ["--backend", "onnxruntime", "--precision", "fp32", "--no-database", "--max-new-tokens", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    assert (out / "report" / "report.md").is_file()
+    for path in (*out.rglob("*"), *Path(os.environ["AUTOTUNE_CACHE"]).rglob("*")):
+        assert path.is_dir() or b"sesame" not in path.read_bytes()
+
+
 def test_the_command_records_from_it(url: str, tmp_path: Path) -> None:
     out, prompts = tmp_path / "traces.safetensors", tmp_path / "prompts.txt"
     prompts.write_text("def add(a, b):\nclass Point:\nfor index in range(10):\n")

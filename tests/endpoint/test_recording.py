@@ -222,7 +222,12 @@ def drop_a_logprob(answer: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        (Script("none"), "gives no log-probabilities .*vLLM, SGLang or llama.cpp"),
+        (Script("none"), "HTTP 422: prompt must be a string"),
+        (Script("none", tokenize=False), "gives no log-probabilities .*vLLM, SGLang or llama.cpp"),
+        (
+            Script(change=lambda answer: answer["choices"][0].update(logprobs=None)),
+            "gives no log-probabilities .*vLLM, SGLang or llama.cpp",
+        ),
         (
             Script(shift=1),
             r"tokenizer differs from the local one: token 1 of 'The quick.*' is \d+ there and \d+ .*here",
@@ -291,7 +296,11 @@ def test_texts_that_tell_the_token_are_enough(target: Target) -> None:
 
 def test_finding_an_endpoint(target: Target) -> None:
     with serving(target, Script(models=("a", "b"))) as server:
-        assert find_endpoint(server.url, "b") == Endpoint(server.url, "b")
+        found = find_endpoint(server.url, "b")
+        assert (found.url, found.model, found.api_key, found.context_tokens) == (server.url, "b", None, 64)
+        assert found == find_endpoint(server.url, "b")
+        server.script.root = "/models/two"
+        assert found != find_endpoint(server.url, "b")
         assert find_endpoint(server.url.removesuffix("/v1"), "b").context_tokens == 64
         with pytest.raises(BadRequest, match=r"serves several models: choose one with --model \(a, b\)"):
             find_endpoint(server.url)
@@ -315,7 +324,7 @@ def test_the_key_is_sent_and_never_shown(
         endpoint = find_endpoint(server.url)
         record_served(endpoint, target, prompts(target), GREEDY, NEW)
     assert "sesame" not in repr(endpoint) + str(endpoint) + caplog.text
-    assert endpoint == Endpoint(endpoint.url, endpoint.model)
+    assert endpoint == replace(endpoint, api_key=None)
     for path in fresh_cache.rglob("*"):
         assert path.is_dir() or b"sesame" not in path.read_bytes()
     with pytest.raises(BadRequest, match="no HTTP header can carry"):
@@ -333,8 +342,8 @@ def test_a_served_model_is_known_by_its_place_and_tokenizer() -> None:
     endpoint = Endpoint("http://h/v1", "m", "key")
     same = served_fingerprint(endpoint, "t")
     assert same == served_fingerprint(replace(endpoint, api_key=None), "t")
-    others = [replace(endpoint, url="http://g/v1"), replace(endpoint, model="n")]
-    assert len({same, served_fingerprint(endpoint, "u"), *(served_fingerprint(other, "t") for other in others)}) == 4
+    others = [replace(endpoint, **{name: "n"}) for name in ("url", "model", "described")]
+    assert len({same, served_fingerprint(endpoint, "u"), *(served_fingerprint(other, "t") for other in others)}) == 5
 
 
 def test_what_cannot_be_asked_is_refused(target: Target) -> None:

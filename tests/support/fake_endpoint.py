@@ -38,6 +38,7 @@ class Script:
     tokenize: bool = True
     api_key: str | None = None
     models: tuple[str, ...] = ("served",)
+    root: str = "/models/one"
     fault: Callable[[int, dict[str, Any]], Fault | None] = lambda count, body: None
     """The fault in place of the answer to the n-th completion, if any."""
     change: Callable[[dict[str, Any]], None] = lambda answer: None
@@ -70,6 +71,8 @@ class FakeServer:
         if fault is not None:
             return fault
         by_text = isinstance(body["prompt"], str)
+        if self.script.style == "none" and not by_text:
+            return Fault(422, b'{"detail": "prompt must be a string"}')  # as `transformers serve`
         prompt = self.tokenizer.encode(body["prompt"]) if by_text else body["prompt"]
         settings = SamplingSettings(body.get("temperature", 1.0), max(body.get("top_k", -1), 0), body.get("top_p", 1.0))
         rng = np.random.default_rng(body.get("seed", 0))
@@ -149,7 +152,10 @@ def serving(model: TextModel, script: Script | None = None) -> Iterator[FakeServ
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            listed = [{"id": name, "object": "model", "max_model_len": 64} for name in server.script.models]
+            listed = [
+                {"id": name, "object": "model", "max_model_len": 64, "root": server.script.root}
+                for name in server.script.models
+            ]
             self._answer({"object": "list", "data": listed} if self.path == "/v1/models" else Fault(404, b""))
 
         def do_POST(self) -> None:
