@@ -39,6 +39,10 @@ class TraceRequest:
     runner: str | None = None
     """What runs a local target, one of `RUNNERS`; None leaves the choice to its size."""
 
+    def __post_init__(self) -> None:
+        if self.runner not in (None, *RUNNERS):
+            raise BadRequest(f"--with {self.runner}: give one of {', '.join(RUNNERS)}")
+
 
 def record_here(target: Target, request: TraceRequest, observer: Observer) -> Traces:
     """The target's traces of every prompt of a file but those that are only to train on, written to a file."""
@@ -103,8 +107,6 @@ def _progress(observer: Observer) -> Callable[[int, int], None]:
 
 def open_local(target: Target, runner: str | None, threads: int, observer: Observer) -> TokenModel:
     """The target as something that continues prompts here: our compiled program, or transformers' model."""
-    if runner not in (None, *RUNNERS):
-        raise BadRequest(f"--with {runner}: give one of {', '.join(RUNNERS)}")
     if runner is None:
         needed, free = compile_bytes(target.shape, Precision.FP32, target.numerics.context_tokens), available_bytes()
         if needed > free:

@@ -93,5 +93,3 @@ def test_a_target_too_big_for_our_program_runs_in_transformers(tiny: Target, mon
     (note,) = notes.lines
     assert "runs in transformers: compiling it takes" in note
     assert open_local(tiny, "autotune", 1, notes).program.backend == "onnxruntime"
-    with pytest.raises(BadRequest, match="--with vllm: give one of autotune, transformers"):
-        open_local(tiny, "vllm", 1, notes)
