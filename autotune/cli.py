@@ -111,6 +111,17 @@ def run(
     target_precision: Annotated[
         str | None, typer.Option(help="Target: fp32, fp16 or bf16; default: fp32, or fp16 on cuda.")
     ] = None,
+    target_tp: Annotated[
+        int | None, typer.Option(help="Devices the target is split over (tensor parallel); default: 1.")
+    ] = None,
+    collective_latency: Annotated[
+        str | None,
+        typer.Option(help="One all-reduce among them, e.g. 20us; measured where there are as many GPUs."),
+    ] = None,
+    target_latency: Annotated[
+        Path | None,
+        typer.Option(help='The target\'s latencies as you measured them: JSON {"verify_s": {"1": 0.041, …}} or CSV.'),
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(help="onnxruntime, tvm or both, the target's first; default: both, where they can be used."),
