@@ -15,6 +15,8 @@ from autotune.config import TuneConfig
 from autotune.database.known import TuningDatabase, fresh
 from autotune.database.subjects import TargetSubject, latency_versions
 from autotune.devices import Device, device_lock, find_device
+from autotune.endpoint.address import Endpoint
+from autotune.endpoint.client import find_endpoint
 from autotune.errors import AutotuneError, BadRequest
 from autotune.evaluate import Evaluator, WorkerLimits
 from autotune.measure import TargetRequest, measure_target_sandboxed
@@ -64,6 +66,8 @@ class Request:
     precision: tuple[Precision, ...]
     """Of drafts."""
     target_precision: Precision
+    endpoint: Endpoint | None = None
+    """The server that records the target's traces; None: a file holds them, or the target's program records them."""
 
     @property
     def training_threads(self) -> int:
@@ -132,9 +136,10 @@ def resolve(config: TuneConfig) -> Request:
     check_draft_vocabularies(space.draft_vocab.values, target.eos_ids)
     _check_budgets(config, source.shape, search_axes(space))
     workload = workload_key(
-        target, config.sampling, config.prompts, config.traces, context_tokens=context, seed=config.seed
+        target, config.sampling, config.prompts, config.traces_file, context_tokens=context, seed=config.seed
     )
-    return Request(config, target, source, device, space, context, workload, precision, exact)
+    endpoint = _find_endpoint(config)
+    return Request(config, target, source, device, space, context, workload, precision, exact, endpoint)
 
 
 def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbench:
@@ -284,10 +289,11 @@ def record_workload(request: Request, program: Path, threads: int, observer: Obs
         open_model=lambda: open_session(program, threads),
         on_progress=lambda done, total: observer.progress(done / total),
         computed_by=f"{request.device.kind} {request.target_precision}",
+        endpoint=request.endpoint,
     )
     wanted = int(training_tokens(request) * TRACED_SHARE)
-    if config.traces is not None:
-        return recorder.from_file(config.traces, wanted)
+    if config.traces_file is not None:
+        return recorder.from_file(config.traces_file, wanted)
     return recorder.from_prompts(config.prompts, wanted)
 
 
@@ -390,6 +396,17 @@ def _smallest_draft(request: Request) -> Path:
         build_program(backend, random_weights(smallest, request.target.numerics), settings, folder)
 
     return cached_folder("small-drafts", key, make)
+
+
+def _find_endpoint(config: TuneConfig) -> Endpoint | None:
+    """The server that records the traces, which must answer; None if `--traces` names none."""
+    if config.traces_url is not None:
+        return find_endpoint(
+            config.traces_url, config.model, config.api_key.get_secret_value() if config.api_key else None
+        )
+    if config.model or config.api_key:
+        raise BadRequest("--model and --api-key are those of a server: give its URL with --traces")
+    return None
 
 
 def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:
