@@ -17,7 +17,7 @@ from typing import Any
 from autotune.candidate import Precision
 from autotune.compile import tvm_cuda
 from autotune.compile.base import CompileSettings
-from autotune.compile.graphs.tvm_arena import write_arena
+from autotune.compile.graphs.tvm_packing import write_arena
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 from autotune.program import Drafting, Program
@@ -26,7 +26,7 @@ from autotune.tvm_import import torch_left_out
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, TvmLayout
 from autotune.weights import ModelWeights
 
-GRAPH_VERSION = "2"
+GRAPH_VERSION = "3"
 """Raise it when the function or the packing of given weights changes: compiled programs are cached by it."""
 LINKERS = ("g++", "c++", "clang++")
 """TVM links with the first of these; it looks for them itself."""
@@ -62,9 +62,16 @@ class TvmBackend:
 
     def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write the program into an existing, empty folder."""
-        if weights.shape.style != Style():
-            raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
+        if settings.batch > 1:
+            raise BadRequest(f"backend tvm decodes one sequence, not {settings.batch} at once: use onnxruntime")
+        positions = weights.shape.style.learned_positions
+        if positions and settings.capacity_tokens > positions:
+            raise BadRequest(
+                f"the model has {positions} learned positions, too few for a cache of {settings.capacity_tokens} tokens"
+            )
         if settings.device == "cuda":
+            if weights.shape.style != Style():
+                raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
             tvm_cuda.build(weights, settings, self.versions(), folder)
             return
         precision, capacity_tokens = settings.precision, settings.capacity_tokens

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.graphs.tvm_arena import ALIGNMENT_BYTES, LANES, Slot, plan, write_arena
+from autotune.compile.graphs.tvm_arena import ALIGNMENT_BYTES, LANES, Slot, plan
+from autotune.compile.graphs.tvm_packing import write_arena
 from autotune.quantization import INT4_ZERO, dequantised
 from autotune.weights import FloatArray
 from tests.support.models import tiny_weights
