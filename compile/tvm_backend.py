@@ -21,7 +21,6 @@ from autotune.compile.graphs.tvm_packing import write_arena
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 from autotune.program import Drafting, Program
-from autotune.shape import Style
 from autotune.tvm_import import torch_left_out
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, TvmLayout
 from autotune.weights import ModelWeights
@@ -63,15 +62,10 @@ class TvmBackend:
     def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write the program into an existing, empty folder."""
         if settings.batch > 1:
-            raise BadRequest(f"backend tvm decodes one sequence, not {settings.batch} at once: use onnxruntime")
-        positions = weights.shape.style.learned_positions
-        if positions and settings.capacity_tokens > positions:
             raise BadRequest(
-                f"the model has {positions} learned positions, too few for a cache of {settings.capacity_tokens} tokens"
+                f"backend {self.name} compiles for one sequence at a time, not for {settings.batch}: use onnxruntime"
             )
         if settings.device == "cuda":
-            if weights.shape.style != Style():
-                raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
             tvm_cuda.build(weights, settings, self.versions(), folder)
             return
         precision, capacity_tokens = settings.precision, settings.capacity_tokens
