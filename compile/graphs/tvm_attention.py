@@ -4,6 +4,7 @@ Activations are `[PIECE_TOKENS, width]` with widths rounded up to whole blocks; 
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
@@ -17,6 +18,7 @@ from autotune.compile.graphs.tvm_primitives import (
     add,
     exponential,
     fill,
+    index_of,
     local,
     reduce_lanes,
     spread,
@@ -59,6 +61,7 @@ def attention(
     """
     heads, kv_heads, head_dim, half = shape.heads, shape.kv_heads, shape.head_dim, shape.head_dim // 2
     group = heads // kv_heads
+    layer = index_of(layer, max(prod(int(size) for size in cache.shape) for cache in (keys, values)))
     begin, rows = span
 
     def rotated(row: Any, head: Any, i: Any) -> tuple[Any, Any]:

@@ -20,7 +20,17 @@ from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
 
 from autotune.candidate import INT4_BLOCK, Precision
 from autotune.compile.graphs.tvm_arena import WORD_VALUES
-from autotune.compile.graphs.tvm_primitives import LANES, add, exponential, fill, local, reduce_lanes, spread, store
+from autotune.compile.graphs.tvm_primitives import (
+    LANES,
+    add,
+    exponential,
+    fill,
+    index_of,
+    local,
+    reduce_lanes,
+    spread,
+    store,
+)
 from autotune.compile.schedule import Schedule, default_schedule
 
 TILE_ROWS = {Precision.FP32: 6, Precision.INT8: 6, Precision.INT4: 4}
@@ -73,7 +83,8 @@ def matmul(
         over_blocks = spread(matrix.count, read_bytes)
     else:
         over_blocks = (T.parallel if how.parallel else T.serial)(matrix.count)
-    with over_blocks as block, T.sblock("block"):
+    with over_blocks as number, T.sblock("block"):
+        block = index_of(number, matrix.weights)
         # Each a buffer of its own, small enough to be kept in registers.
         sums = [local((LANES,)) for _ in range(max(tile_rows, how.single_row_sums))]
         tile = _tile_of_words if matrix.precision is Precision.INT4 else _tile
