@@ -1,8 +1,9 @@
 """Hugging Face checkpoint folders: config.json and (sharded) safetensors, with one-line errors."""
 
 import json
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 GENERATION_FILE = "generation_config.json"
+
+_BLOCK_ELEMENTS = 1 << 18
 
 
 def read_config(folder: Path) -> Config:
@@ -58,8 +61,27 @@ class CheckpointTensors:
     def __contains__(self, name: str) -> bool:
         return name in self._stored
 
-    def fp32(self, name: str, shape: tuple[int, ...]) -> FloatArray:
-        """The named array in fp32; BadRequest if it is missing, of another shape, or has NaN or infinite entries."""
+    def has_prefix(self, prefix: str) -> bool:
+        """Whether any name starts so."""
+        return any(name.startswith(prefix) for name in self._stored)
+
+    def same(self, name: str, other: str) -> bool:
+        """Whether both arrays are stored alike, bit by bit."""
+        first, second = self._stored[name], self._stored[other]
+        return first.dtype == second.dtype and same_values(first.read(), second.read())
+
+    def check_vocabulary(self, name: str, vocab: int) -> None:
+        """BadRequest if the named table, where it is there at all, does not have a row for each of `vocab` tokens."""
+        stored = self._stored.get(name)
+        if stored is not None and stored.shape and stored.shape[0] != vocab:
+            rows = stored.shape[0]
+            raise BadRequest(
+                f"{self.folder / CONFIG_FILE} says vocab_size {vocab}, but {name!r} has {rows} rows: fetch the "
+                f"checkpoint again, or set vocab_size to {rows} if its vocabulary was padded or resized to that"
+            )
+
+    def check(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
+        """Where the named array lies; BadRequest if it is missing or of another shape."""
         stored = self._stored.get(name)
         if stored is None:
             raise BadRequest(f"the checkpoint {self.folder} has no tensor {name!r}")
@@ -67,10 +89,29 @@ class CheckpointTensors:
             raise BadRequest(
                 f"tensor {name!r} of {self.folder} is {list(stored.shape)}, but {CONFIG_FILE} asks for {list(shape)}"
             )
-        array = stored.read_fp32()
-        if not np.isfinite(array).all():
+        return stored
+
+    def fp32(self, name: str, shape: tuple[int, ...]) -> FloatArray:
+        """The named array in fp32; BadRequest if it is missing, of another shape, or has NaN or infinite entries."""
+        array = self.check(name, shape).read_fp32()
+        if not all(np.isfinite(block).all() for block in _blocks(array)):
             raise BadRequest(f"tensor {name!r} of {self.folder} has NaN or infinite entries: the checkpoint is damaged")
         return array
+
+
+def same_values(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two arrays are equal, found out block by block; large ones are mostly told apart by their first."""
+    if first is second:
+        return True
+    return first.shape == second.shape and all(
+        np.array_equal(ours, theirs) for ours, theirs in zip(_blocks(first), _blocks(second), strict=True)
+    )
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Its rows, in blocks of about a megabyte: what is computed from a block of a large array takes little memory."""
+    rows = max(1, _BLOCK_ELEMENTS // max(1, math.prod(array.shape[1:])))
+    return (array[start : start + rows] for start in range(0, len(array), rows))
 
 
 def write_files(folder: Path, config: Config, arrays: Mapping[str, NDArray[Any]], like: Path | None) -> None:
