@@ -48,6 +48,19 @@ class TuneConfig(BaseModel):
     target: str = "demo"
     source: str | None = None
     """Checkpoint that drafts are cut from; the target itself if None."""
+    download: bool = False
+    """Whether weights that are not here may be downloaded."""
+    target_latency: Path | None = None
+    """A file of the target's latencies (see `autotune.latency_file`), where its weights are not here."""
+    target_tp: int = Field(1, ge=1)
+    """Devices over which an extrapolated target is split."""
+    target_collective: Duration = 0.0
+    """Seconds of one all-reduce among them."""
+    context: int | None = Field(None, ge=1)
+    """Positions of every cache; latencies are measured at its end.  If None, caches hold the models' context and
+    latencies are measured behind a usual text."""
+    strict: bool = False
+    """Whether evidence that is missing is an error: see `autotune.request`."""
     out: Path = Path("autotune-run")
     trials: int = Field(64, ge=1)
     """Most builds (distinct shapes on a backend at a precision) to evaluate."""
@@ -76,7 +89,7 @@ class TuneConfig(BaseModel):
     top_k: int = Field(0, ge=0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     prompts: str = "builtin"
-    traces: Path | None = None
+    traces: str | None = None
     """A file of recorded traces to estimate acceptance on, instead of recording them."""
     max_new_tokens: int = Field(64, ge=1)
 

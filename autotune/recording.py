@@ -12,7 +12,7 @@ from autotune.errors import BadRequest
 from autotune.programs import compile_target
 from autotune.runtime.session import open_session
 from autotune.sampling import SamplingSettings
-from autotune.targets import Target, resolve_target
+from autotune.targets import TextModel, resolve_target
 from autotune.tensor_file import check_writable
 from autotune.trace_files import load_traces, save_traces
 from autotune.traces import TokenModel, Trace, Traces, check_traces, record
@@ -42,7 +42,7 @@ class WorkloadTraces:
 class Recorder:
     """Records traces of a target; the model is opened only if something is not in the cache."""
 
-    target: Target
+    target: TextModel
     settings: SamplingSettings
     max_new_tokens: int
     context_tokens: int
@@ -124,7 +124,7 @@ class Recorder:
 
 
 def workload_key(
-    target: Target, settings: SamplingSettings, prompts: str, traces: Path | None, *, context_tokens: int, seed: int
+    target: TextModel, settings: SamplingSettings, prompts: str, traces: Path | None, *, context_tokens: int, seed: int
 ) -> str:
     """Content key of the prompts (or traces) a run is to work with; BadRequest where it could not."""
     if traces is None:
@@ -140,7 +140,7 @@ def workload_key(
     return file_sha256(traces)
 
 
-def _read_traces(path: Path, target: Target, settings: SamplingSettings) -> Traces:
+def _read_traces(path: Path, target: TextModel, settings: SamplingSettings) -> Traces:
     """The traces of a file; BadRequest unless they are this target's, drawn with these settings."""
     traces = load_traces(path)
     check_traces(traces, target)

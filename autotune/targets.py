@@ -73,6 +73,22 @@ def resolve_target(name_or_path: str) -> Target:
     return _describe(str(folder), folder)
 
 
+def find_model(name_or_path: str, *, download: bool = False) -> Target | Blueprint:
+    """The model of that name or folder, or its blueprint where only its architecture is known here."""
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir() and (folder / CONFIG_FILE).is_file() and not list(folder.glob("*.safetensors")):
+        folder = folder.resolve()
+        family = family_of(folder)
+        shape, numerics = family.describe(folder)
+        return Blueprint(str(folder), family.name, shape, numerics)
+    return resolve_target(name_or_path)
+
+
+def default_source(target: Blueprint) -> str | None:
+    """The model that drafts for the target are usually pruned from; None if none is known but the target itself."""
+    return None
+
+
 def list_targets() -> tuple[Target, ...]:
     """The targets that are always there."""
     return (resolve_target(DEMO),)
