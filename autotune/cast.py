@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.config import TuneConfig
+from autotune.endpoint.address import Endpoint, served_fingerprint
+from autotune.endpoint.client import find_endpoint
 from autotune.errors import BadRequest
 from autotune.results import RunKind
 from autotune.targets import Blueprint, Target, TextModel, check_same_tokenizer, default_source, find_model
@@ -21,6 +23,8 @@ class Cast:
     """Why it is a run of this kind, in a line."""
     recorded: Path | None = None
     """The file of the target's traces; None: they are recorded in the run, or there are none."""
+    endpoint: Endpoint | None = None
+    """The server that records them."""
 
 
 def find_cast(config: TuneConfig) -> Cast:
@@ -35,8 +39,8 @@ def find_cast(config: TuneConfig) -> Cast:
             raise BadRequest(f"the weights of the source {source.id} are not here: {_how_to_get(config)}")
         if source != target:
             check_same_tokenizer(target, source)
-        recorded = None if config.traces is None else Path(config.traces)
-        return Cast(RunKind.WHOLE, target, source, f"the weights of {target.id} are here", recorded)
+        why = f"the weights of {target.id} are here"
+        return Cast(RunKind.WHOLE, target, source, why, config.traces_file, _endpoint(config))
     if config.traces is None:
         _check_vocabularies(target, source)
         why = f"neither weights nor traces of {target.id} are here"
@@ -47,9 +51,16 @@ def find_cast(config: TuneConfig) -> Cast:
             f"are cut from are not here: {_how_to_get(config)}, or leave --traces out to make a plan"
         )
     _check_vocabularies(target, source)
-    recorded = Path(config.traces)
-    served = text_model(target, source, load_traces(recorded).target_fingerprint)
-    return Cast(RunKind.SERVED, served, source, f"the weights of {target.id} are not here, but its traces are", recorded)
+    recorded, endpoint = config.traces_file, _endpoint(config)
+    if endpoint is not None:
+        fingerprint = served_fingerprint(endpoint, source.tokenizer_fingerprint)
+        why = f"the weights of {target.id} are not here, but {endpoint} serves it"
+    else:
+        assert recorded is not None
+        fingerprint = load_traces(recorded).target_fingerprint
+        why = f"the weights of {target.id} are not here, but traces of it are"
+    served = text_model(target, source, fingerprint)
+    return Cast(RunKind.SERVED, served, source, why, recorded, endpoint)
 
 
 def text_model(target: Blueprint, source: Target, fingerprint: str) -> TextModel:
@@ -75,6 +86,13 @@ def _find_source(config: TuneConfig, target: Blueprint) -> Blueprint:
         return target
     usual = default_source(target)
     return target if usual is None else find_model(usual, download=config.download)
+
+
+def _endpoint(config: TuneConfig) -> Endpoint | None:
+    """The server that a configuration names, which must answer."""
+    if config.traces_url is None:
+        return None
+    return find_endpoint(config.traces_url, config.model, config.api_key.get_secret_value() if config.api_key else None)
 
 
 def _check_vocabularies(target: Blueprint, source: Blueprint) -> None:

@@ -35,6 +35,8 @@ app.add_typer(db_app, name="db")
 
 Target = Annotated[str | None, typer.Option(help="Target: 'demo' or a folder with a Hugging Face checkpoint.")]
 Prompts = Annotated[str | None, typer.Option(help="Prompts file (.jsonl or text, one a line), or 'builtin'.")]
+Model = Annotated[str | None, typer.Option(help="The target's name at its server; default: the only one there.")]
+ApiKey = Annotated[str | None, typer.Option(help="The server's key; better: $AUTOTUNE_API_KEY or $OPENAI_API_KEY.")]
 Artifact = Annotated[Path, typer.Argument(help="Artifact folder.", show_default=False)]
 
 
@@ -110,7 +112,15 @@ def run(
     top_k: Annotated[int | None, typer.Option(help="Workload's top-k; 0 is off.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Workload's top-p; 1 is off.")] = None,
     prompts: Prompts = None,
-    traces: Annotated[Path | None, typer.Option(help="Recorded traces (see `autotune traces`).")] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            help="Recorded traces (see `autotune traces`), or the URL of an OpenAI-compatible server of the "
+            "target that is to record them."
+        ),
+    ] = None,
+    model: Model = None,
+    api_key: ApiKey = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest continuation; default: 64.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="Most memory for draft, cache and logits, e.g. 2GiB.")] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Most parameters of a draft.")] = None,
@@ -159,23 +169,49 @@ def traces(
     top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the target.")] = 1,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="URL of an OpenAI-compatible server of the target, as in http://localhost:8000/v1."),
+    ] = None,
+    model: Model = None,
+    api_key: ApiKey = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests to the server at once.")] = 8,
+    runner: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            help="What runs a local target: autotune's compiled program, or transformers (sharded over GPUs, or "
+            "offloaded, where it does not fit); default: autotune, if it fits into memory.",
+        ),
+    ] = None,
 ) -> None:
-    """Record the target's own continuations of a prompts file."""
-    from autotune.recording import record_file
+    """Record the target's own continuations of a prompts file: of a local target, or of one that a server runs."""
+    from autotune.endpoint.client import find_endpoint
     from autotune.sampling import SamplingSettings
+    from autotune.targets import resolve_target
     from autotune.terminal import TerminalObserver
+    from autotune.trace_recording import TraceRequest, record_file
 
+    if endpoint is None and (model or api_key):
+        raise BadRequest("--model and --api-key are those of an --endpoint")
+    if endpoint is not None and runner is not None:
+        raise BadRequest("--endpoint and --with exclude each other: a served target is run by its server")
+    known = resolve_target(target or "demo")
+    served = None if endpoint is None else find_endpoint(endpoint, model, api_key)
+    request = TraceRequest(
+        prompts=prompts or "builtin",
+        settings=SamplingSettings(temperature, top_k, top_p),
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        out=out,
+        threads=threads,
+        concurrency=concurrency,
+        runner=runner,
+    )
     with TerminalObserver() as observer:
-        observer.phase("Recording traces")
+        observer.phase("Recording traces" if served is None else f"Recording traces of {served}")
         recorded = record_file(
-            target or "demo",
-            prompts or "builtin",
-            SamplingSettings(temperature, top_k, top_p),
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            threads=threads,
-            out=out,
-            on_progress=lambda done, total: observer.progress(done / total),
+            known, request, lambda done, total: observer.progress(done / total), observer.note, served
         )
     typer.echo(f"{out}: {len(recorded.items)} traces, {recorded.tokens} tokens, {recorded.looping_share:.0%} looping")
 

@@ -9,7 +9,7 @@ from autotune.proxy.base import Estimator, Preparation, prepare_estimator
 from autotune.proxy.parts import budget_tokens, mean_parameters
 from autotune.recording import Recorder, WorkloadTraces
 from autotune.request import Request, search_axes
-from autotune.runtime.session import Session, open_session
+from autotune.runtime.session import open_session
 from autotune.traces import Traces
 from autotune.vocabulary import TrimmingEstimator, rank_tokens
 
@@ -37,22 +37,19 @@ def prepare_text(request: Request, program: Path | None, threads: int, observer:
 def record_workload(request: Request, program: Path | None, threads: int, observer: Observer) -> WorkloadTraces:
     """The run's traces, from the user's file, the cache, or the target itself."""
     config = request.config
-
-    def open_model() -> Session:
-        assert program is not None, "a served target's traces are recorded before the run"
-        return open_session(program, threads)
-
     recorder = Recorder(
         target=request.text_target,
         settings=config.sampling,
         max_new_tokens=config.max_new_tokens,
         context_tokens=request.context_tokens,
         seed=config.seed,
-        open_model=open_model,
+        open_model=None if program is None else (lambda: open_session(program, threads)),
+        endpoint=request.cast.endpoint,
         on_progress=lambda done, total: observer.progress(done / total),
         computed_by=f"{request.device.kind} {request.target_precision}",
     )
-    wanted = int(training_tokens(request) * TRACED_SHARE) if program is not None else 0
+    can_record = program is not None or request.cast.endpoint is not None
+    wanted = int(training_tokens(request) * TRACED_SHARE) if can_record else 0
     if request.cast.recorded is not None:
         return recorder.from_file(request.cast.recorded, wanted)
     return recorder.from_prompts(config.prompts, wanted)

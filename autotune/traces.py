@@ -44,7 +44,8 @@ class Trace:
     logprobs: NDArray[np.float32]
     """[T] log-probability of each continuation token in the distribution it was drawn from; 0 when greedy."""
     top: NDArray[np.int32]
-    """[P + T] the target's most likely token at each position, given the tokens before it; top[0] is -1."""
+    """[P + T] the target's most likely token at each position, given the tokens before it; -1 where it is unknown, as
+    at the first position, and in prompts that a server was not asked about, or did not tell."""
     category: str
 
     @property
