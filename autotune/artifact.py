@@ -217,9 +217,7 @@ def verify_runnable(folder: Path) -> Manifest:
     return manifest
 
 
-def check_belongs(
-    manifest: Manifest, folder: Path, target: str, fingerprint: str, tokenizer_fingerprint: str
-) -> None:
+def check_belongs(manifest: Manifest, folder: Path, target: str, fingerprint: str, tokenizer_fingerprint: str) -> None:
     """ArtifactError unless this target, of these fingerprints, is the one that the artifact was made for."""
     made_for = manifest.target
     if made_for.fingerprint is not None and fingerprint != made_for.fingerprint:

@@ -1,4 +1,4 @@
-"""Finalists: the best predictions, their drafts finished by a last training, compiled and measured as they would ship."""
+"""Finalists: the best predictions, finished by a last training, then compiled and measured as they would ship."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

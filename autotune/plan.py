@@ -20,12 +20,12 @@ def plan_text(request: Request, build: Build, score: Score) -> str:
 
 **This is a plan, not a result.** Neither the weights nor any text of {target} were there when it was made.
 
-Make {build.shape} ({build.shape.parameters / 1e6:,.0f} M parameters, {build.precision.value}, {build.backend}), cut from
-{source}, and draft k = {score.lookahead} tokens a round.
+Make {build.shape} ({build.shape.parameters / 1e6:,.0f} M parameters, {build.precision.value}, {build.backend}),
+cut from {source}, and draft k = {score.lookahead} tokens a round.
 
 * A round takes {_figure(score.round_s, 1e3)} ms. {even}The draft's part is measured on {request.device.name}.
-* {_figure(score.tokens_per_round)} tokens per round are assumed, and with them {_figure(score.speedup)} times the speed of
-  the target alone. The assumption is taken from another family of models and says nothing about {target}.
+* {_figure(score.tokens_per_round)} tokens per round are assumed, and with them {_figure(score.speedup)} times the
+  speed of the target alone. The assumption is taken from another family of models and says nothing about {target}.
 
 `hf_config/config.json` describes the draft to any tool that prunes or trains.
 

@@ -121,9 +121,7 @@ def resolve(config: TuneConfig) -> Request:
     config = with_usable_backends(config, device.kind)
     check_kernel_tuning(config)
     supported = {name: load_backend(name, device.kind).precisions(device.kind) for name in config.backend}
-    precision = draft_precisions(
-        config.precision, device.kind, supported, true_size=cast.kind is RunKind.PLAN
-    )
+    precision = draft_precisions(config.precision, device.kind, supported, true_size=cast.kind is RunKind.PLAN)
     exact = target_precision(config.target_precision, device.kind, supported)
     source = cast.source.shape
     space = make_space(source, config.ranges, config.backend, precision, supported)

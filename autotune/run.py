@@ -106,8 +106,9 @@ def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s
         kind=request.kind,
         banner=banner_lines(request),
         ready=conclusion.ready,
+        target_shape=request.target.shape,
         context_tokens=request.context_tokens,
-        latency_source=bench.latency.source or f"measured on this device with the target's own program",
+        latency_source=bench.latency.source or "measured on this device with the target's own program",
         stand_in=_stand_in_shapes(bench, found),
         published=PUBLISHED if request.kind is RunKind.PLAN else (),
     )

@@ -41,7 +41,8 @@ def quotient(numerator: Figure, denominator: Figure) -> Figure:
         return Figure(value, evidence)
     below, above = _deviations(numerator)
     less, more = _deviations(denominator)
-    return Figure(value, evidence, value * math.exp(-math.hypot(below, more)), value * math.exp(math.hypot(above, less)))
+    low, high = value * math.exp(-math.hypot(below, more)), value * math.exp(math.hypot(above, less))
+    return Figure(value, evidence, low, high)
 
 
 def needed_to_match(score: Score, rival: Score) -> Figure:

@@ -132,12 +132,12 @@ def _manifest(
 ) -> Manifest:
     request = bench.request
     target = request.target
-    has_text = isinstance(target, TextModel)
+    text = target if isinstance(target, TextModel) else None
     return Manifest(
         target=TargetIdentity(
             id=target.id,
             fingerprint=target.fingerprint if isinstance(target, Target) else None,
-            tokenizer_fingerprint=target.tokenizer_fingerprint if has_text else None,
+            tokenizer_fingerprint=text.tokenizer_fingerprint if text else None,
             backend=request.config.backend[0],
             device=request.device.kind,
             precision=request.target_precision,
@@ -149,7 +149,7 @@ def _manifest(
         figures=figures,
         device=request.device.fingerprint,
         threads=bench.threads,
-        eos_ids=target.eos_ids if has_text else (),
+        eos_ids=text.eos_ids if text else (),
         provenance=Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=shlex.join(command_words()),

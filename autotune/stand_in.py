@@ -1,4 +1,4 @@
-"""Acceptance where nothing of the target can be run or read: the embedded demo's drafts stand in (see `proxy.stand_in`)."""
+"""Acceptance where nothing of the target is here: the embedded demo's drafts stand in (see `proxy.stand_in`)."""
 
 from autotune.acceptance_source import ScoredOnTraces, StandInAcceptance
 from autotune.candidate import Precision

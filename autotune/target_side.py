@@ -232,8 +232,12 @@ def draft_measuring(request: Request, latency: TargetLatency) -> MeasureSettings
     """How drafts are measured: as the target was, but behind a read of as many bytes as the target's weights."""
     evict_bytes = _evict_bytes(request.target.shape, request.target_precision)
     if request.latency_source == "table":  # its threads and context are another machine's
-        return replace(target_measuring(request), threads=request.config.threads or 1, evict_bytes=evict_bytes,
-            min_time_s=MeasureSettings.min_time_s)
+        return replace(
+            target_measuring(request),
+            threads=request.config.threads or 1,
+            evict_bytes=evict_bytes,
+            min_time_s=MeasureSettings.min_time_s,
+        )
     settings = latency.verify.settings
     return MeasureSettings(settings.context_tokens, settings.threads, evict_bytes=evict_bytes)
 

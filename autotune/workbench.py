@@ -1,15 +1,15 @@
-"""Everything a run needs before the first trial: the target's side of a round, drafts, and where acceptance comes from."""
+"""What a run needs before the first trial: the target's side of a round, drafts, and where acceptance comes from."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from autotune.acceptance_source import ScoredOnTraces, StandInAcceptance
+from autotune.acceptance_source import AcceptanceSource, ScoredOnTraces, StandInAcceptance
 from autotune.compile.sandbox import Limits
 from autotune.config import TuneConfig
 from autotune.database.known import TuningDatabase
-from autotune.evaluate import Evaluator, RandomDrafts, WorkerLimits
+from autotune.evaluate import DraftWeights, Evaluator, RandomDrafts, WorkerLimits
 from autotune.progress import Observer
 from autotune.request import Request
 from autotune.results import RunKind, TargetLatency
@@ -63,13 +63,15 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
     side = prepare_target(request, folder, limits, database, observer)
     measuring = draft_measuring(request, side.latency)
     text, stand_in = None, None
+    drafts: DraftWeights
+    acceptances: AcceptanceSource
     if request.kind is RunKind.PLAN:
-        stand_in = prepare_stand_in(request, database, observer)
-        drafts, acceptances = RandomDrafts(request.source.numerics), stand_in
+        acceptances = stand_in = prepare_stand_in(request, database, observer)
+        drafts = RandomDrafts(request.source.numerics)
     else:
         text = prepare_text(request, side.program, measuring.threads, observer)
-        scored = ScoredOnTraces(text.traces.estimate, request.space.max_lookahead, measuring.threads, database)
-        drafts, acceptances = text.estimator, scored
+        acceptances = ScoredOnTraces(text.traces.estimate, request.space.max_lookahead, measuring.threads, database)
+        drafts = text.estimator
     evaluator = Evaluator(
         drafts=drafts,
         acceptances=acceptances,

@@ -31,7 +31,7 @@ STDERR_BYTES = 8192
 """How much of the end of a job's output is kept."""
 
 LARGE_S_PER_GIB = 60.0
-"""Further seconds for every GiB of weights: to write, read and multiply them some two hundred times on a slow machine."""
+"""Further seconds for every GiB of weights: to write, read and multiply them many times on a slow machine."""
 
 POLL_S = 0.02
 KILL_WAIT_S = 10.0
