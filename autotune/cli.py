@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from autotune.cli_db import app as db_app
-from autotune.errors import AutotuneError, BadRequest, Interrupted
+from autotune.errors import AutotuneError, BadRequest, Interrupted, MissingEvidence
 
 if TYPE_CHECKING:
     from autotune.run import TuneResult
 
 EXIT_BAD_REQUEST = 2
 EXIT_NOTHING_FEASIBLE = 3
+EXIT_MISSING_EVIDENCE = 3
 EXIT_INTERRUPTED = 130
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -68,6 +69,30 @@ def _root(
 def run(
     target: Target = None,
     source: Annotated[str | None, typer.Option(help="Checkpoint drafts are cut from; default: the target.")] = None,
+    download: Annotated[bool | None, typer.Option("--download", help="Download weights that are not here.")] = None,
+    target_latency: Annotated[
+        Path | None,
+        typer.Option(help="Your own table of the target's latencies (JSON or CSV), where its weights are not here."),
+    ] = None,
+    target_tp: Annotated[
+        int | None, typer.Option(help="Devices an extrapolated target is split over (tensor parallel); default: 1.")
+    ] = None,
+    target_collective: Annotated[
+        str | None, typer.Option(help="Time of one all-reduce among these devices, e.g. 0.02ms; default: 0.")
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            help="Positions of every cache, at the end of which latencies are measured; default: caches of the models' "
+            "context (4096 at most), latencies behind 128 tokens."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option(
+            "--strict", help="Refuse (exit code 3) what would rest on a stand-in, an extrapolation, or no decoding."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: autotune-run.")] = None,
     trials: Annotated[
         int | None, typer.Option(help="Most builds to evaluate, by compiling or screening; default: 64.")
@@ -340,10 +365,12 @@ def _prompt_text(prompt: str) -> str:
 
 
 def _print_result(result: "TuneResult") -> None:
+    for line in result.summary.banner:
+        typer.echo(line)
     typer.echo(result.summary.sentence)
     typer.echo(f"report: {result.report / 'report.md'}")
     if result.artifact is not None:
-        typer.echo(f"artifact: {result.artifact}")
+        typer.echo(f"{'plan' if result.summary.kind == 'plan' else 'artifact'}: {result.artifact}")
 
 
 @contextmanager
@@ -353,6 +380,8 @@ def _failures() -> Iterator[None]:
         yield
     except Interrupted as error:
         _fail(str(error), EXIT_INTERRUPTED)
+    except MissingEvidence as error:
+        _fail(str(error), EXIT_MISSING_EVIDENCE)
     except AutotuneError as error:
         _fail(str(error), EXIT_BAD_REQUEST)
     except KeyboardInterrupt:

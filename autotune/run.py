@@ -24,9 +24,9 @@ from autotune.tuner import Budget, Search, SearchResult
 from autotune.workbench import Workbench, prepare
 
 _KIND_WORDS = {
-    RunKind.WHOLE: "a whole run, decoding included",
-    RunKind.SERVED: "a run without decoding",
-    RunKind.PLAN: "a plan",
+    RunKind.WHOLE: "Whole run, decoding included",
+    RunKind.SERVED: "Run without decoding",
+    RunKind.PLAN: "Plan",
 }
 
 
@@ -53,7 +53,7 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
     watcher = observer or LoggingObserver()
     request = resolve(config)
     with RunFolder.open(config.out, request.identity(), resume=config.resume) as folder:
-        watcher.note(f"{_KIND_WORDS[request.kind]}: {request.cast.why}")
+        watcher.phase(f"{_KIND_WORDS[request.kind]}: {request.cast.why}")
         for line in banner_lines(request):
             watcher.note(line)
         try:

@@ -95,7 +95,7 @@ def summarise(facts: RunFacts) -> RunSummary:
 
 
 def predicted_best(facts: RunFacts) -> tuple[TrialRecord, Score] | None:
-    """The draft that was finished, or the point of the front with the most predicted tokens/s; None if there is none."""
+    """The draft that was finished, or the front's point with the most predicted tokens/s; None if there is none."""
     return facts.ready or max(facts.front, key=lambda point: point[1].tokens_per_s.value, default=None)
 
 
@@ -150,8 +150,8 @@ def _sentence(facts: RunFacts, verdict: Verdict) -> str:
 def _plan_sentence(facts: RunFacts, record: TrialRecord, score: Score) -> str:
     even = "" if score.break_even is None else f"; it pays from {score.break_even.value:.2f} tokens per round on"
     return (
-        f"Plan, not validated: {record.build.shape} ({record.build.precision.value}), k = {score.lookahead}, would reach "
-        f"{score.speedup.value:.2f}× the target alone with {score.tokens_per_round.value:.2f} tokens per round "
+        f"Plan, not validated: {record.build.shape} ({record.build.precision.value}), k = {score.lookahead}, would "
+        f"reach {score.speedup.value:.2f}× the target alone with {score.tokens_per_round.value:.2f} tokens per round "
         f"({score.tokens_per_round.evidence.value}){even}."
     )
 

@@ -11,11 +11,11 @@ import pytest
 from autotune.artifact import Manifest, verify_artifact
 from autotune.candidate import Build, Precision
 from autotune.families import read_checkpoint
-from autotune.prepare import Workbench
+from autotune.finalists import Finalist
 from autotune.results import Evidence, Figure, Validated
 from autotune.ship import ship
 from autotune.targets import resolve_target
-from autotune.validate import Finalist
+from autotune.workbench import Workbench
 
 FIGURE = Figure(2.0, Evidence.MEASURED)
 
@@ -26,7 +26,13 @@ def bench(tiny_checkpoint: Path) -> Workbench:
     config = SimpleNamespace(backend=("onnxruntime",), seed=0)
     device = SimpleNamespace(kind="cpu", fingerprint="a device")
     request = SimpleNamespace(
-        target=target, source=target, config=config, device=device, target_precision=Precision.FP32
+        target=target,
+        source=target,
+        whole_source=target,
+        text_target=target,
+        config=config,
+        device=device,
+        target_precision=Precision.FP32,
     )
     return cast(Workbench, SimpleNamespace(request=request, threads=1))
 
