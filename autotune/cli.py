@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from autotune.cli_db import app as db_app
+from autotune.cli_targets import app as targets_app
 from autotune.errors import AutotuneError, BadRequest, Interrupted, MissingEvidence
 
 if TYPE_CHECKING:
@@ -33,8 +34,12 @@ app = typer.Typer(
 )
 
 app.add_typer(db_app, name="db")
+app.add_typer(targets_app, name="targets")
 
-Target = Annotated[str | None, typer.Option(help="Target: 'demo' or a folder with a Hugging Face checkpoint.")]
+Target = Annotated[
+    str | None,
+    typer.Option(help="Target: 'demo', a name of `autotune targets`, a checkpoint's folder, or owner/name on the hub."),
+]
 Prompts = Annotated[str | None, typer.Option(help="Prompts file (.jsonl or text, one a line), or 'builtin'.")]
 Model = Annotated[str | None, typer.Option(help="The target's name at its server; default: the only one there.")]
 ApiKey = Annotated[str | None, typer.Option(help="The server's key; better: $AUTOTUNE_API_KEY or $OPENAI_API_KEY.")]
@@ -69,7 +74,9 @@ def _root(
 def run(
     target: Target = None,
     source: Annotated[str | None, typer.Option(help="Checkpoint drafts are cut from; default: the target.")] = None,
-    download: Annotated[bool | None, typer.Option("--download", help="Download weights that are not here.")] = None,
+    download: Annotated[
+        bool | None, typer.Option("--download", help="Fetch what is missing of target and source from the hub.")
+    ] = None,
     target_latency: Annotated[
         Path | None,
         typer.Option(help="Your own table of the target's latencies (JSON or CSV), where its weights are not here."),
@@ -173,10 +180,13 @@ def run(
     flags = {name: value for name, value in locals().items() if name != "config"}
     from autotune.config import make_config
     from autotune.run import tune
+    from autotune.targets import fetch_models
     from autotune.terminal import TerminalObserver
 
     request = make_config(flags, config)
     with TerminalObserver() as observer:
+        if request.download:
+            fetch_models((request.target, request.source), observer)
         result = tune(request, observer)
     _print_result(result)
     if not result.feasible:
@@ -209,11 +219,14 @@ def traces(
             "offloaded, where it does not fit); default: autotune, if it fits into memory.",
         ),
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the target from the hub if it is missing.")
+    ] = False,
 ) -> None:
     """Record the target's own continuations of a prompts file: of a local target, or of one that a server runs."""
     from autotune.endpoint.client import find_endpoint
     from autotune.sampling import SamplingSettings
-    from autotune.targets import resolve_target
+    from autotune.targets import fetch_models, resolve_target
     from autotune.terminal import TerminalObserver
     from autotune.trace_recording import TraceRequest, record_file
 
@@ -221,7 +234,6 @@ def traces(
         raise BadRequest("--model and --api-key are those of an --endpoint")
     if endpoint is not None and runner is not None:
         raise BadRequest("--endpoint and --with exclude each other: a served target is run by its server")
-    known = resolve_target(target or "demo")
     served = None if endpoint is None else find_endpoint(endpoint, model, api_key)
     request = TraceRequest(
         prompts=prompts or "builtin",
@@ -234,6 +246,9 @@ def traces(
         runner=runner,
     )
     with TerminalObserver() as observer:
+        if download:
+            fetch_models((target,), observer)
+        known = resolve_target(target or "demo")
         observer.phase("Recording traces" if served is None else f"Recording traces of {served}")
         recorded = record_file(
             known, request, lambda done, total: observer.progress(done / total), observer.note, served
@@ -340,17 +355,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     from autotune.doctor import describe, examine
 
     typer.echo(describe(examine(), as_json=as_json))
-
-
-@app.command()
-def targets() -> None:
-    """List the targets that need no path."""
-    from autotune.targets import list_targets
-
-    for known in list_targets():
-        shape = known.shape
-        typer.echo(f"{known.id}: {known.family}, {shape}, vocabulary {shape.vocab}, {shape.parameters:,} parameters")
-    typer.echo("Any folder with a Hugging Face LLaMA checkpoint and its tokenizer is a target too.")
 
 
 def _prompt_text(prompt: str) -> str:

@@ -6,6 +6,7 @@ from autotune.candidate import Build
 from autotune.request import Request
 from autotune.results import Figure, Score
 from autotune.sampling import SamplingSettings
+from autotune.targets import preset_of
 
 _SOURCE_FOLDER = "./source"
 _TRACES = "traces.safetensors"
@@ -68,7 +69,9 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
     """The commands that fetch the source, record the target's text, make the draft, and validate it."""
     config, shape = request.config, build.shape
     sampling = _sampling_words(config.sampling)
-    fetch = ["hf", "download", request.source.id, "--local-dir", _SOURCE_FOLDER]
+    preset = preset_of(request.source.id)
+    repository = preset.repository if preset else request.source.id
+    fetch = ["hf", "download", repository, "--local-dir", _SOURCE_FOLDER]
     record = ["autotune", "traces", "--target", _SOURCE_FOLDER, "--endpoint", "http://HOST:PORT/v1", "--out", _TRACES]
     record += ["--prompts", config.prompts, "--max-new-tokens", str(config.max_new_tokens), *sampling]
     words = {

@@ -12,6 +12,7 @@ from autotune.config import TuneConfig
 from autotune.devices import Device, find_device
 from autotune.errors import BadRequest, MissingEvidence
 from autotune.precisions import draft_precisions, target_precision
+from autotune.presets import presets
 from autotune.proxy.base import Axes
 from autotune.proxy.parts import budget_tokens, mean_parameters, training_steps
 from autotune.recording import workload_key
@@ -124,7 +125,8 @@ def resolve(config: TuneConfig) -> Request:
     precision = draft_precisions(config.precision, device.kind, supported, true_size=cast.kind is RunKind.PLAN)
     exact = target_precision(config.target_precision, device.kind, supported)
     source = cast.source.shape
-    space = make_space(source, config.ranges, config.backend, precision, supported)
+    named = [draft.shape for draft in presets().drafts.values()]
+    space = make_space(source, config.ranges, config.backend, precision, supported, named)
     context = _context_tokens(config, cast)
     if space.max_lookahead + 2 > context:
         raise BadRequest(f"--lookahead {config.lookahead}: such bursts do not fit into the context of {context} tokens")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.cache import cache_root, content_key, source_hashes
+from autotune.memory import check_memory, source_bytes
 from autotune.progress import Observer
 from autotune.proxy.base import Estimator, Preparation, prepare_estimator
 from autotune.proxy.parts import budget_tokens, mean_parameters
@@ -68,6 +69,9 @@ def train_estimator(request: Request, traces: Traces, observer: Observer) -> Est
         config.elastic_budget,
         config.seed,
         source_hashes("autotune.proxy"),
+    )
+    check_memory(
+        source_bytes(request.source.shape, config.proxy == "elastic"), f"cutting drafts from {request.source.id}"
     )
     observer.phase("Training the elastic source" if config.proxy == "elastic" else "Preparing the pruned proxy")
     preparation = Preparation(

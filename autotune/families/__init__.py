@@ -56,7 +56,8 @@ def _family_for(config: Config, source: Path) -> Family:
         if family.matches(config):
             return family
     known = ", ".join(name for family in FAMILIES for name in family.architectures)
-    raise BadRequest(f"{source} is a {architectures_of(config)[0]}, which is not supported; supported: {known}")
+    named = " ".join(architectures_of(config)[0].split())[:60]
+    raise BadRequest(f"{source} is a {named}, which is not supported; supported: {known}")
 
 
 def _family_named(name: str) -> Family:
