@@ -4,7 +4,6 @@ from autotune.acceptance_source import ScoredOnTraces, StandInAcceptance
 from autotune.candidate import Precision
 from autotune.config import TuneConfig
 from autotune.database.known import TuningDatabase
-from autotune.devices import find_device
 from autotune.programs import compile_target
 from autotune.progress import Observer
 from autotune.request import Request, resolve
@@ -30,9 +29,8 @@ def prepare_stand_in(request: Request, database: TuningDatabase | None, observer
     """The demo's drafts and text, trained and recorded as a run of the demo does; both are kept in the cache."""
     family = resolve(TuneConfig(target=DEMO, finish=0, **{name: getattr(request.config, name) for name in _TAKEN_OVER}))
     target = family.whole_target
-    assert find_device("cpu") == family.device
     program = compile_target(target, family.config.backend[0], family.context_tokens, precision=Precision.FP32)
-    text = prepare_text(family, program, family.training_threads, observer)
+    text = prepare_text(family, program, family.training_threads, observer, "the stand-in's")
     scored = ScoredOnTraces(
         text.traces.estimate, family.space.max_lookahead, threads=family.training_threads, database=database
     )

@@ -26,9 +26,12 @@ class Text:
     estimator: TrimmingEstimator
 
 
-def prepare_text(request: Request, program: Path | None, threads: int, observer: Observer) -> Text:
-    """The text of a request's target; program: the target's, None where it is served."""
-    observer.phase("Recording the target's traces" if program is not None else "Reading the target's traces")
+def prepare_text(
+    request: Request, program: Path | None, threads: int, observer: Observer, whose: str = "the target's"
+) -> Text:
+    """The text of a request's target; program: the target's, None where it is served; whose: to tell what is done."""
+    recorded = program is not None or request.cast.endpoint is not None
+    observer.phase(f"{'Recording' if recorded else 'Reading'} {whose} traces")
     traces = record_workload(request, program, threads, observer)
     target = request.text_target
     vocabulary = rank_tokens(traces.train, target.shape.vocab, target.eos_ids)

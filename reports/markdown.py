@@ -39,7 +39,8 @@ _DEFINITIONS = """\
 * **Program**: compiler and precision. *burst*: the k draft steps of a round are one program; otherwise each is a call,
   which was measured to be at least as fast.
 * **Evidence**: *measured* with a clock or by counting decoded tokens; *estimated* from measured parts, or by the proxy
-  from recorded traces; *extrapolated* beyond what was measured; *stand-in* measured on something of the same size.
+  from recorded traces; *extrapolated* beyond what was measured; *stand-in* known of another
+  family's drafts of the same relative shape only.
 * **k = 0**: the target alone. It is always in the race, and nothing slower is recommended.
 * Ranges in brackets are intervals of the figure before them."""
 

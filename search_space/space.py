@@ -156,7 +156,8 @@ class SearchSpace:
             and shape.ffn in self.ffn.values
             and shape.hidden in self.hidden.values
             and shape.head_rows in self.draft_vocab.values
-            and shape == replace(
+            and shape
+            == replace(
                 self.source,
                 layers=shape.layers,
                 heads=shape.heads,
