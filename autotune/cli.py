@@ -77,16 +77,6 @@ def run(
     download: Annotated[
         bool | None, typer.Option("--download", help="Fetch what is missing of target and source from the hub.")
     ] = None,
-    target_latency: Annotated[
-        Path | None,
-        typer.Option(help="Your own table of the target's latencies (JSON or CSV), where its weights are not here."),
-    ] = None,
-    target_tp: Annotated[
-        int | None, typer.Option(help="Devices an extrapolated target is split over (tensor parallel); default: 1.")
-    ] = None,
-    target_collective: Annotated[
-        str | None, typer.Option(help="Time of one all-reduce among these devices, e.g. 0.02ms; default: 0.")
-    ] = None,
     context: Annotated[
         int | None,
         typer.Option(
@@ -134,6 +124,17 @@ def run(
     ] = None,
     target_precision: Annotated[
         str | None, typer.Option(help="Target: fp32, fp16 or bf16; default: fp32, or fp16 on cuda.")
+    ] = None,
+    target_tp: Annotated[
+        int | None, typer.Option(help="Devices the target is split over (tensor parallel); default: 1.")
+    ] = None,
+    collective_latency: Annotated[
+        str | None,
+        typer.Option(help="One all-reduce among them, e.g. 20us; measured where there are as many GPUs."),
+    ] = None,
+    target_latency: Annotated[
+        Path | None,
+        typer.Option(help='The target\'s latencies as you measured them: JSON {"verify_s": {"1": 0.041, …}} or CSV.'),
     ] = None,
     backend: Annotated[
         str | None,

@@ -1,11 +1,12 @@
 """The `autotune targets` commands: parse, call, print."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.target_listing import Details, Listed
+if TYPE_CHECKING:
+    from autotune.target_listing import Details, Listed
 
 app = typer.Typer(
     help="The models known by name: list them, or show one of them.",
@@ -51,14 +52,14 @@ def show(
         _print_details(details)
 
 
-def _print_table(listed: list[Listed]) -> None:
+def _print_table(listed: "list[Listed]") -> None:
     rows = [entry.row() for entry in listed]
     widths = [max(map(len, column)) for column in zip(*(row.values() for row in rows), rows[0], strict=True)]
     for cells in (list(rows[0]), *(list(row.values()) for row in rows)):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
-def _print_details(details: Details) -> None:
+def _print_details(details: "Details") -> None:
     lines = details.lines()
     width = max(len(label) for label, _ in lines)
     for label, text in lines:

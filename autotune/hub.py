@@ -108,7 +108,7 @@ def list_files(repository: str, *, weights: bool = True) -> Listing:
 def fetch(listing: Listing, on_bytes: OnBytes) -> Path:
     """The cache folder of a repository with all its listed files, those that were missing fetched.
 
-    on_bytes: told how many of the missing bytes are there.  An interrupted fetch goes on where it stopped.
+    on_bytes: told how many of the missing bytes are there.  An interrupted fetch keeps the files that are whole.
     """
     folder = cache_folder()
     _check_disk(listing, folder)
@@ -133,13 +133,28 @@ def _weights(repository: str, sizes: dict[str, int]) -> list[str]:
     if WEIGHTS_FILE in sizes:
         return [WEIGHTS_FILE]
     if INDEX_FILE in sizes:
-        return [INDEX_FILE, *sorted(name for name in sizes if "/" not in name and name.endswith(".safetensors"))]
+        return [INDEX_FILE, *_shards(repository, sizes)]
     if any(name.endswith(PICKLES) for name in sizes):
         raise BadRequest(
             f"{repository} has no safetensors, only pickled weights, which can run code when they are read: if you "
             f"trust it, convert it with `{conversion_line(repository)}` and give that folder"
         )
     raise BadRequest(f"{repository} has no weights in safetensors: choose another repository")
+
+
+def _shards(repository: str, sizes: dict[str, int]) -> tuple[str, ...]:
+    """Names of the shards that the repository's index names and the cache lacks; the index itself is fetched."""
+    try:
+        index = Path(hf_hub_download(repository, INDEX_FILE))
+    except _FAILURES as error:
+        _fail(error, repository)
+    shards = missing_weights(index.parent)
+    unlisted = [name for name in shards if name not in sizes]
+    if unlisted:
+        raise BadRequest(
+            f"the index of {repository} names {unlisted[0]}, which is not there: choose another repository"
+        )
+    return shards
 
 
 def _cached(repository: str, name: str) -> Path | None:
@@ -182,7 +197,7 @@ def _reporting(before: int, size: int, on_bytes: OnBytes) -> Any:
 
 def _fail(error: Exception, repository: str, *, begun: bool = False) -> NoReturn:
     """Raise what went wrong as one line with its remedy."""
-    again = "; what was fetched is kept: the same command goes on from there" if begun else ""
+    again = "; whole files are kept: the same command fetches the rest" if begun else ""
     if isinstance(error, hub_errors.GatedRepoError):
         raise BadRequest(
             f"{repository} is gated: accept its licence on {page(repository)}, then log in with `hf auth login`{again}"

@@ -38,12 +38,12 @@ def compile_bytes(shape: DraftShape, precision: Precision, capacity_tokens: int)
 
 
 def source_bytes(shape: DraftShape, trained: bool) -> int:
-    """Bytes that a source of drafts takes at least: its weights in fp32, and if it is trained gradients and two moments."""
+    """Bytes that a source of drafts takes at least: its fp32 weights, and if trained, gradients and two moments."""
     return shape.weight_bytes(Precision.FP32) * (4 if trained else 1)
 
 
 def _cgroup_rooms() -> list[int]:
-    """Bytes left below the memory limit of each cgroup (version 2) that this process is in, from its own to the root."""
+    """Bytes left below the limit of each cgroup (version 2) that this process is in, from its own to the root."""
     try:
         lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:  # not Linux

@@ -92,7 +92,7 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
         "context": config.context,
         "target-latency": config.target_latency,
         "target-tp": config.target_tp if config.target_tp > 1 else None,
-        "target-collective": f"{config.target_collective:g}s" if config.target_collective else None,
+        "collective-latency": None if config.collective_latency is None else f"{config.collective_latency:g}",
         "seed": config.seed,
         "out": "draft",
     }

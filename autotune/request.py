@@ -166,7 +166,7 @@ def _check_latency_source(request: Request) -> None:
     asked = {
         "--target-latency": config.target_latency is not None,
         "--target-tp": config.target_tp > 1,
-        "--target-collective": config.target_collective > 0,
+        "--collective-latency": config.collective_latency is not None,
     }
     if request.kind is RunKind.WHOLE and any(asked.values()):
         flag = next(name for name, given in asked.items() if given)

@@ -102,7 +102,7 @@ class Details:
         """Label and text of each printed line."""
         shape, numerics, preset = self.model.shape, self.model.numerics, self.preset
         kv = shape.kv_bytes_per_token
-        memory = ", ".join(f"{name} {size / _GIB:,.1f} GiB" for name, size in self.memory_bytes.items())
+        memory = ", ".join(f"{name} {_size_words(size)}" for name, size in self.memory_bytes.items())
         lines = [
             ("name", self.model.id),
             ("family", self.model.family),
@@ -110,7 +110,7 @@ class Details:
             ("shape", f"{shape}, head_dim {shape.head_dim}, vocabulary {shape.vocab:,}"),
             ("positions", f"{numerics.context_tokens:,}, {_position_words(shape, numerics)}"),
             ("weights", memory),
-            ("KV cache", f"{kv / 1024:,.0f} KiB a token in fp32, {kv / 2048:,.0f} KiB in bf16"),
+            ("KV cache", f"{kv / 1024:,.6g} KiB a token in fp32, {kv / 2048:,.6g} KiB in bf16"),
         ]
         if preset is not None:
             gated = f" (gated: accept it on {hub.page(preset.repository)})" if preset.gated else ""
@@ -165,6 +165,10 @@ def describe_model(name: str) -> Details:
 def parameter_words(count: int) -> str:
     """A number of parameters in words."""
     return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.0f} M"
+
+
+def _size_words(size_bytes: int) -> str:
+    return f"{size_bytes / _GIB:,.1f} GiB" if size_bytes >= _GIB else f"{size_bytes / 2**20:,.1f} MiB"
 
 
 def _position_words(shape: DraftShape, numerics: Numerics) -> str:

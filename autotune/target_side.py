@@ -6,6 +6,7 @@ from statistics import median
 
 from autotune.cache import cached_folder, content_key, source_hashes
 from autotune.candidate import DraftShape, Precision
+from autotune.collective import tensor_parallel
 from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.sandbox import Limits
 from autotune.config import TuneConfig
@@ -22,7 +23,6 @@ from autotune.request import Request
 from autotune.results import MeasureSettings, Rejected, RejectReason, RunKind, TargetLatency
 from autotune.slices import SliceRequest, extrapolate_target
 from autotune.store import RunFolder
-from autotune.tensor_parallel import TensorParallel
 from autotune.weights import random_weights
 
 MOST_EVICT_BYTES = 256 << 20
@@ -115,7 +115,13 @@ def sliced_latency(
         measuring=target_measuring(request),
         sampling=config.sampling,
         thread_counts=thread_counts(config, request.device),
-        parallel=TensorParallel(config.target_tp, config.target_collective),
+        parallel=tensor_parallel(
+            config.target_tp,
+            config.collective_latency,
+            device=request.device.kind,
+            hidden=request.target.shape.hidden,
+            positions=request.space.max_lookahead + 1,
+        ),
         seed=config.seed,
     )
     outcome = extrapolate_target(

@@ -95,11 +95,7 @@ def find_model(name: str, *, download: bool = False, observer: Observer | None =
         return _describe(str(folder), folder) if has_all else _blueprint(str(folder), folder)
     preset = preset_of(name)
     if preset is None and not _is_repository(name):
-        known = {DEMO: None} | dict(presets().models)
-        raise BadRequest(
-            f"unknown target {name!r}: {nearest_names(name, known)}; or give a folder with a Hugging Face checkpoint, "
-            "or a repository of the hub as owner/name"
-        )
+        raise BadRequest(f"unknown target {name!r}: {_hint(name)}")
     repository = preset.repository if preset else name
     checkpoint = hub.find_checkpoint(repository)
     if checkpoint is None and download:
@@ -161,6 +157,17 @@ def preset_of(name: str) -> Preset | None:
     models = presets().models
     of_repository = (preset for preset in models.values() if preset.repository == name)
     return models.get(name) or next(of_repository, None)
+
+
+def _hint(name: str) -> str:
+    """What may have been meant by a name that nothing has."""
+    if "/" in name:
+        return "there is no such folder"
+    near = nearest_names(name, (DEMO, *presets().models))
+    return (
+        f"{near or '`autotune targets` lists the known names'}; or give a folder with a Hugging Face checkpoint, or a "
+        "repository of the hub as owner/name"
+    )
 
 
 def _is_repository(name: str) -> bool:

@@ -86,7 +86,7 @@ def test_a_preset_names_its_own_source(configure: Configure) -> None:
 def test_drafts_cannot_be_cut_from_weights_that_are_elsewhere(
     configure: Configure, tiny_checkpoint: Path, away: Path, traces: Path
 ) -> None:
-    with pytest.raises(BadRequest, match="the weights of the source .* are not here: give the folder"):
+    with pytest.raises(BadRequest, match=r"the weights of the source .* are not here: give the folder"):
         find_cast(configure(target=str(tiny_checkpoint), source=str(away)))
     with pytest.raises(BadRequest, match="or leave --traces out to make a plan"):
         find_cast(configure(source=str(away), traces=str(traces)))
@@ -104,7 +104,7 @@ def test_a_request_says_where_the_latency_comes_from(configure: Configure, tmp_p
 
 
 def test_the_latency_of_a_target_that_is_here_is_measured(tmp_path: Path) -> None:
-    for flags in ({"target_latency": tmp_path / "table.json"}, {"target_tp": 2}, {"target_collective": "1ms"}):
+    for flags in ({"target_latency": tmp_path / "table.json"}, {"target_tp": 2}, {"collective_latency": "1ms"}):
         with pytest.raises(BadRequest, match="the weights of demo are here, so its latency is measured"):
             resolve(make_config(flags))
 

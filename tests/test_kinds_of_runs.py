@@ -14,6 +14,7 @@ from tests.support.grown import save_grown
 pytestmark = pytest.mark.slow
 
 SMALL = ["--threads", "1", "--proxy", "pruned", "--finish", "0", "--backend", "onnxruntime", "--validate", "1"]
+ONE_SHAPE = ["--layers", "1", "--heads", "8", "--ffn", "96"]
 TEXT = ("def add(a, b):", "return a + b", "the sum of both", "a = add(1, 2)", "print(a)", "if a > b:", "b = a")
 
 
@@ -96,8 +97,21 @@ def test_a_served_target_is_known_by_its_traces(tmp_path: Path, target: Path, pr
     table = tmp_path / "latency.json"
     table.write_text('{"verify_s": {"1": 0.1, "2": 0.1, "3": 0.1}, "device": "elsewhere"}')
     away, out = config_alone(tmp_path / "away", target), tmp_path / "run"
-    words = ["--target", str(away), "--source", str(target), "--layers", "1", "--heads", "8", "--traces", str(traces), "--target-latency", str(table)]
-    done = autotune("run", "--out", str(out), "--trials", "1", "--lookahead", "1:2", *words, *SMALL, "--ffn", "96")
+    words = [
+        "--target",
+        str(away),
+        "--source",
+        str(target),
+        "--layers",
+        "1",
+        "--heads",
+        "8",
+        "--traces",
+        str(traces),
+        "--target-latency",
+        str(table),
+    ]
+    done = autotune("run", "--out", str(out), "--trials", "1", "--lookahead", "1:2", *words, *SMALL, *ONE_SHAPE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("NOT VALIDATED: ")
     summary = json.loads((out / "report" / "summary.json").read_text())

@@ -1,7 +1,7 @@
 """Models and drafts known by name: `models.toml`, read once and checked entry by entry."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -115,14 +115,15 @@ def find_draft(name: str) -> NamedDraft:
     """The draft of that name; BadRequest suggests the nearest ones."""
     drafts = presets().drafts
     if name not in drafts:
-        raise BadRequest(f"unknown draft {name!r}: {nearest_names(name, drafts)}")
+        near = nearest_names(name, drafts) or f"known are {', '.join(drafts)}"
+        raise BadRequest(f"unknown draft {name!r}: {near}")
     return drafts[name]
 
 
-def nearest_names(name: str, known: Mapping[str, object]) -> str:
-    """`did you mean …?` with the names most like it, or all of them if none is."""
-    near = get_close_matches(name.lower(), known, _MOST_NAMES)
-    return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """`did you mean …?` with the names most like it; empty if none is."""
+    near = get_close_matches(name.lower(), list(known), _MOST_NAMES)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _preset(name: str, model: _Model, path: Path) -> Preset:

@@ -80,6 +80,16 @@ class BackendConformance(StyledConformance):
         assert backend.versions()
         assert all(isinstance(version, str) and version for version in backend.versions().values())
 
+    def test_positions_may_be_taken_for_cached(self, compiled: Compiled, session: Session) -> None:
+        session.pretend_cached(PROMPT)
+        assert np.isfinite(session.logits(compiled.tokens[:3], PROMPT)).all()
+        session.pretend_cached(PROMPT)
+        with pytest.raises(ValueError, match="not within the 9 positions"):
+            session.greedy([1], PROMPT + 1)
+        with pytest.raises(ValueError, match="do not fit"):
+            session.pretend_cached(CAPACITY + 1)
+        self.close(session.logits(compiled.tokens, 0), compiled.expected)
+
     def test_built_describes_the_program(self, tmp_path: Path) -> None:
         weights = tiny_weights(SHAPES["grouped"])
         built = build_program(self.backend, weights, self.settings(self.exact), tmp_path / "new" / "program")
