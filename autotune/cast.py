@@ -32,6 +32,8 @@ def find_cast(config: TuneConfig) -> Cast:
 
     Weights of the target here: a whole run.  Its traces alone, and the source's weights: served.  Neither: a plan.
     """
+    if config.traces_url is None and (config.model or config.api_key):
+        raise BadRequest("--model and --api-key are those of a server: give its URL with --traces")
     target = find_model(config.target, download=config.download)
     source = _find_source(config, target)
     if isinstance(target, Target):

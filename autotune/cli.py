@@ -221,7 +221,10 @@ def traces(
         ),
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch the target from the hub if it is missing.")
+        bool,
+        typer.Option(
+            "--download", help="Fetch the target from the hub if it is missing; of a served one, its tokenizer."
+        ),
     ] = False,
 ) -> None:
     """Record the target's own continuations of a prompts file: of a local target, or of one that a server runs."""
@@ -229,13 +232,12 @@ def traces(
     from autotune.sampling import SamplingSettings
     from autotune.targets import fetch_models, resolve_target
     from autotune.terminal import TerminalObserver
-    from autotune.trace_recording import TraceRequest, record_file
+    from autotune.trace_recording import TraceRequest, record_here, record_remote, served_model
 
     if endpoint is None and (model or api_key):
         raise BadRequest("--model and --api-key are those of an --endpoint")
     if endpoint is not None and runner is not None:
         raise BadRequest("--endpoint and --with exclude each other: a served target is run by its server")
-    served = None if endpoint is None else find_endpoint(endpoint, model, api_key)
     request = TraceRequest(
         prompts=prompts or "builtin",
         settings=SamplingSettings(temperature, top_k, top_p),
@@ -247,13 +249,16 @@ def traces(
         runner=runner,
     )
     with TerminalObserver() as observer:
-        if download:
-            fetch_models((target,), observer)
-        known = resolve_target(target or "demo")
-        observer.phase("Recording traces" if served is None else f"Recording traces of {served}")
-        recorded = record_file(
-            known, request, lambda done, total: observer.progress(done / total), observer.note, served
-        )
+        if endpoint is not None:
+            served = find_endpoint(endpoint, model, api_key)
+            known = served_model(target or "demo", served, download, observer)
+            observer.phase(f"Recording traces of {served}")
+            recorded = record_remote(served, known, request, observer)
+        else:
+            if download:
+                fetch_models((target,), observer)
+            observer.phase("Recording traces")
+            recorded = record_here(resolve_target(target or "demo"), request, observer)
     typer.echo(f"{out}: {len(recorded.items)} traces, {recorded.tokens} tokens, {recorded.looping_share:.0%} looping")
 
 

@@ -72,7 +72,9 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
     preset = preset_of(request.source.id)
     repository = preset.repository if preset else request.source.id
     fetch = ["hf", "download", repository, "--local-dir", _SOURCE_FOLDER]
-    record = ["autotune", "traces", "--target", _SOURCE_FOLDER, "--endpoint", "http://HOST:PORT/v1", "--out", _TRACES]
+    # A preset's tokenizer can be fetched alone; otherwise the source's is the same.
+    named = [config.target, "--download"] if preset_of(config.target) else [_SOURCE_FOLDER]
+    record = ["autotune", "traces", "--target", *named, "--endpoint", "http://HOST:PORT/v1", "--out", _TRACES]
     record += ["--prompts", config.prompts, "--max-new-tokens", str(config.max_new_tokens), *sampling]
     words = {
         "target": config.target,

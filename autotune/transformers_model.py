@@ -10,11 +10,11 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from psutil import virtual_memory
 
 from autotune.candidate import Precision
 from autotune.errors import BadRequest
 from autotune.families.checkpoint import weight_files
+from autotune.memory import available_bytes
 from autotune.program import Program
 from autotune.targets import Target
 from autotune.traces import Tokens
@@ -34,7 +34,7 @@ class TransformersModel:
         dealt = find_spec("accelerate") is not None
         if max_memory is not None and not dealt:
             raise BadRequest("dealing a model to several devices needs accelerate: pip install 'draft-autotune[big]'")
-        needed, free = sum(path.stat().st_size for path in weight_files(target.checkpoint)), virtual_memory().available
+        needed, free = sum(path.stat().st_size for path in weight_files(target.checkpoint)), available_bytes()
         if needed > free and not dealt:
             raise BadRequest(
                 f"{target.id} has {needed / 2**30:.1f} GiB of weights, and {free / 2**30:.1f} GiB of memory are free: "

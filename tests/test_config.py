@@ -142,6 +142,20 @@ def test_a_file_that_is_missing_or_a_folder_is_refused(toml: Path, tmp_path: Pat
         make_config({}, tmp_path)
 
 
+def test_traces_are_a_file_or_a_servers_url() -> None:
+    file, served, none = make_config({"traces": Path("t.st")}), make_config({"traces": "http://h/v1"}), make_config({})
+    assert (file.traces_file, file.traces_url) == (Path("t.st"), None)
+    assert (served.traces_file, served.traces_url) == (None, "http://h/v1")
+    assert (none.traces_file, none.traces_url) == (None, None)
+
+
+def test_the_servers_key_is_never_written() -> None:
+    config = make_config({"traces": "http://h/v1", "api_key": "sesame"})
+    assert config.api_key is not None
+    assert config.api_key.get_secret_value() == "sesame"
+    assert "sesame" not in repr(config) + config.model_dump_json() + str(config.model_dump())
+
+
 def test_every_flag_of_the_command_is_a_key() -> None:
     flags = set(inspect.signature(run).parameters) - {"config"}
     keys = {field.alias or name for name, field in TuneConfig.model_fields.items()}

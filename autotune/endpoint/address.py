@@ -23,6 +23,8 @@ class Endpoint:
     """Sent to the server, and never written or logged."""
     context_tokens: int | None = field(default=None, compare=False)
     """Longest sequence the server takes, where it says so."""
+    described: str = ""
+    """Key of what the server says of the model: another model under the same name may come after it."""
 
     @property
     def root(self) -> str:
@@ -64,4 +66,4 @@ def find_key(api_key: str | None = None) -> str | None:
 
 def served_fingerprint(endpoint: Endpoint, tokenizer_fingerprint: str) -> str:
     """Fingerprint of a model of which only its server's word and its tokenizer are known."""
-    return content_key("served", endpoint.url, endpoint.model, tokenizer_fingerprint)
+    return content_key("served", endpoint.url, endpoint.model, endpoint.described, tokenizer_fingerprint)

@@ -22,6 +22,11 @@ UNKNOWN = -1
 """Id of a most likely token that the server did not tell."""
 _ID_PREFIX = "token_id:"
 
+NO_LOGPROBS = (
+    "the endpoint gives no log-probabilities of its tokens, without which traces cannot be checked: serve the model "
+    "with vLLM, SGLang or llama.cpp's server (`transformers serve` has none)"
+)
+
 TokenId = Callable[[str], int]
 """The id of a token known by its text alone; raises where texts are ambiguous."""
 
@@ -82,10 +87,7 @@ def _read_drawn(body: dict[str, Any], choice: dict[str, Any], token_id: TokenId)
     if logprobs.get("token_logprobs"):
         return _read_columns(choice, logprobs, token_id)
     if choice.get("text") or choice.get("token_ids"):
-        raise EndpointError(
-            "the endpoint gives no log-probabilities of its tokens, without which traces cannot be checked: serve the "
-            "model with vLLM, SGLang or llama.cpp's server (`transformers serve` has none)"
-        )
+        raise EndpointError(NO_LOGPROBS)
     return ()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from autotune.endpoint.answers import Answer, TokenId
+from autotune.endpoint.answers import NO_LOGPROBS, Answer, TokenId
 from autotune.endpoint.asking import ask, request_body
 from autotune.endpoint.client import Client, EndpointError, RefusedError
 from autotune.sampling import SamplingSettings
@@ -44,6 +44,8 @@ def _check_by_completion(client: Client, text: str, ours: list[int], tokenizer: 
         return  # takes ids alone: their meaning is checked on every continuation's text
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    if choice.get("text") and not (choice.get("logprobs") or "completion_probabilities" in {*choice, *answer}):
+        raise EndpointError(NO_LOGPROBS)
     theirs = choice.get("prompt_token_ids")
     if isinstance(theirs, list):
         _compare(text, ours, _plain(theirs, bos_id), tokenizer)
@@ -130,15 +132,16 @@ def check_continuation(answer: Answer, settings: SamplingSettings, model: TextMo
                 f"token {place + 1} of a greedy continuation has log-probability {drawn.logprob:.3f}, but another had "
                 f"{drawn.top_logprob:.3f}: the server does not take the most likely token (has it a penalty or bias?)"
             )
-    theirs, ours = _letters(answer.text), _letters(tokenizer.decode([drawn.token for drawn in answer.drawn]))
+    written = tokenizer.decode([drawn.token for drawn in answer.drawn])
+    theirs, ours = _letters(answer.text), _letters(written)
     # Either side may hold back an unfinished end.
     if not (theirs.startswith(ours) or ours.startswith(theirs)):
         raise EndpointError(
             f"the endpoint's tokens mean something else here: it wrote {answer.text[:40]!r}, and locally they read "
-            f"{tokenizer.decode([drawn.token for drawn in answer.drawn])[:40]!r}; give --target the checkpoint served"
+            f"{written[:40]!r}; give --target the checkpoint that is served"
         )
 
 
 def _letters(text: str) -> str:
-    """A text without spaces, which decoders treat differently, and without unfinished characters."""
-    return "".join(text.replace("\N{REPLACEMENT CHARACTER}", "").split())
+    """A text up to the first bytes that are no character, and without spaces: servers write both in their own ways."""
+    return "".join(text.partition("\N{REPLACEMENT CHARACTER}")[0].split())

@@ -15,9 +15,11 @@ from tenacity import (
     sleep_using_event,
     stop_after_attempt,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
+from autotune.cache import content_key
 from autotune.endpoint.address import Endpoint, base_url, find_key
 from autotune.errors import BadRequest
 
@@ -26,6 +28,7 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504, 529}
 _NO_ROUTE = {404, 405, 501}
 _MOST_ANSWER_BYTES = 64 << 20
 _MOST_MESSAGE = 300
+_MODEL_SIZES = ("n_params", "n_vocab", "n_embd", "size", "ftype")
 
 
 class EndpointError(BadRequest):
@@ -136,8 +139,8 @@ class Client:
 
     def _ask(self, method: str, url: str, body: dict[str, Any] | None) -> dict[str, Any]:
         patience = self._patience
-        backing_off = wait_exponential_jitter(
-            patience.first_wait_s, patience.longest_wait_s, jitter=patience.first_wait_s
+        backing_off = wait_exponential(patience.first_wait_s, patience.longest_wait_s) + wait_random(
+            0.0, patience.first_wait_s
         )
 
         def wait_s(state: RetryCallState) -> float:
@@ -217,20 +220,24 @@ def find_endpoint(
     if model is not None and model not in served:
         raise BadRequest(f"{asked.url} does not serve {model!r}; it serves: {names}")
     name = model or next(iter(served))
-    return Endpoint(asked.url, name, asked.api_key, served[name])
+    return Endpoint(asked.url, name, asked.api_key, *served[name])
 
 
-def _models(answer: dict[str, Any], address: str) -> dict[str, int | None]:
-    """The served models' names and aliases, with the longest sequence each takes, where the server says so."""
-    found: dict[str, int | None] = {}
+def _models(answer: dict[str, Any], address: str) -> dict[str, tuple[int | None, str]]:
+    """By name, the longest sequence that each served model takes (if the server says so), and a key of its description.
+
+    vLLM and SGLang say `max_model_len` and the checkpoint's name or folder (`root`), llama.cpp in `meta` the context of
+    one sequence (`n_ctx`) and the model's sizes.  `created` is the time of the request with some of them.
+    """
+    found: dict[str, tuple[int | None, str]] = {}
     listed = answer.get("data")
     for entry in listed if isinstance(listed, list) else ():
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
             raise EndpointError(f"{address}/models lists models without ids: is this an OpenAI-compatible server?")
-        meta = entry.get("meta")
-        # vLLM and SGLang say `max_model_len`, llama.cpp `meta.n_ctx` (of one sequence).
-        longest = entry.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
-        found[entry["id"]] = longest if isinstance(longest, int) and longest > 0 else None
+        meta = entry["meta"] if isinstance(entry.get("meta"), dict) else {}
+        longest = entry.get("max_model_len") or meta.get("n_ctx")
+        described = content_key(entry.get("root"), entry.get("parent"), [meta.get(name) for name in _MODEL_SIZES])
+        found[entry["id"]] = (longest if isinstance(longest, int) and longest > 0 else None, described)
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotune.cache import content_key
-from autotune.endpoint.address import Endpoint
+from autotune.endpoint.address import Endpoint, served_fingerprint
 from autotune.endpoint.answers import UNKNOWN
 from autotune.endpoint.asking import TextIds, ask, request_body
 from autotune.endpoint.checks import check_continuation, check_probabilities, check_tokenizer
@@ -64,9 +64,8 @@ def record_served(
         raise BadRequest(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     limits = (model.numerics.context_tokens, endpoint.context_tokens, context_tokens)
     jobs = _plan(prompts, min(limit for limit in limits if limit), max_new_tokens, seed)
-    journal_key = content_key(
-        endpoint.url, endpoint.model, model.tokenizer_fingerprint, model.eos_ids, model.shape.vocab, vars(settings)
-    )
+    served = served_fingerprint(endpoint, model.tokenizer_fingerprint)
+    journal_key = content_key(served, model.eos_ids, model.shape.vocab, vars(settings))
     with Journal(journal_key) as journal:
         missing = list({job.key: job for job in jobs if job.key not in journal.known}.values())
         if missing:
