@@ -8,7 +8,7 @@ from autotune.errors import AutotuneError
 from autotune.finalists import choose_finalists, finish_drafts, make_finalists
 from autotune.progress import Observer
 from autotune.results import KernelTuning, RunKind, Score, TrialRecord
-from autotune.ship import ship, ship_plan, ship_unvalidated
+from autotune.ship import Schedule, ship, ship_plan, ship_unvalidated
 from autotune.store import RunFolder
 from autotune.tune_kernels import tune_winner
 from autotune.tuner import SearchResult
@@ -26,6 +26,8 @@ class Conclusion:
     tuning: KernelTuning | None = None
     ready: tuple[TrialRecord, Score] | None = None
     """The finished draft of a served run, with its prediction made anew."""
+    schedule: Schedule | None = None
+    """(smallest batch, largest batch, k) by batch size; None: only single sequences were decoded or measured."""
     manifest: Manifest | None = None
     """Of the artifact; None if nothing shipped."""
     failure: AutotuneError | None = None
@@ -72,7 +74,7 @@ def _decode_and_ship(
         except KeyboardInterrupt:  # the winner is at hand: it ships as it was validated
             conclusion.interrupted = True
     watcher.phase("Writing the artifact")
-    conclusion.manifest = ship(bench, winner, folder.artifact, versions, conclusion.tuning)
+    conclusion.manifest = ship(bench, winner, folder.artifact, versions, conclusion.tuning, conclusion.schedule)
 
 
 def _finish_and_ship(

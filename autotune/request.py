@@ -1,6 +1,6 @@
 """What a configuration asks for, resolved against this machine: which kind of run it is, and what is searched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from autotune.backends import check_kernel_tuning, with_usable_backends
@@ -127,6 +127,8 @@ def resolve(config: TuneConfig) -> Request:
     source = cast.source.shape
     named = [draft.shape for draft in presets().drafts.values()]
     space = make_space(source, config.ranges, config.backend, precision, supported, named)
+    if cast.kind is RunKind.PLAN:
+        space = replace(space, named=(*space.named, space.deepest))
     context = _context_tokens(config, cast)
     if space.max_lookahead + 2 > context:
         raise BadRequest(f"--lookahead {config.lookahead}: such bursts do not fit into the context of {context} tokens")

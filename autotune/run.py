@@ -110,6 +110,7 @@ def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s
         context_tokens=request.context_tokens,
         latency_source=bench.latency.source or "measured on this device with the target's own program",
         stand_in=_stand_in_shapes(bench, found),
+        schedule=conclusion.schedule or (),
         published=PUBLISHED if request.kind is RunKind.PLAN else (),
     )
 

@@ -36,6 +36,9 @@ from autotune.targets import Target, TextModel
 from autotune.tokenizer import tokenizer_files
 from autotune.workbench import Workbench
 
+Schedule = tuple[tuple[int, int, int], ...]
+"""(smallest batch, largest batch, k): the batch sizes that were measured."""
+
 
 def ship(
     bench: Workbench,
@@ -43,6 +46,7 @@ def ship(
     destination: Path,
     versions: Mapping[str, str],
     tuning: KernelTuning | None = None,
+    schedule: Schedule | None = None,
 ) -> Manifest:
     """Write the artifact: the winner's program, checkpoint and tokenizer, or the verdict k = 0 without a draft.
 
@@ -57,6 +61,7 @@ def ship(
         figures=_figures(validated) if validated else None,
         notes=_trimmed_notes(validated.build.shape) if validated else (),
         tuning=tuning,
+        schedule=schedule,
     )
     return write_artifact(destination, manifest, lambda folder: _fill(bench, finalist, folder))
 
@@ -129,6 +134,7 @@ def _manifest(
     notes: tuple[str, ...],
     kind: ArtifactKind = ArtifactKind.PAIR,
     tuning: KernelTuning | None = None,
+    schedule: Schedule | None = None,
 ) -> Manifest:
     request = bench.request
     target = request.target
@@ -143,8 +149,8 @@ def _manifest(
             precision=request.target_precision,
         ),
         lookahead=lookahead,
-        # Only batch 1 is decoded and measured so far; a larger batch has no entry rather than a guess.
-        lookahead_schedule=((1, 1, lookahead),),
+        # A batch that was not measured has no entry rather than a guess.
+        lookahead_schedule=schedule or ((1, 1, lookahead),),
         draft=draft,
         figures=figures,
         device=request.device.fingerprint,

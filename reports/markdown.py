@@ -428,7 +428,8 @@ def _of(figure: FigureSummary | None, digits: int) -> str:
 
 def _milliseconds(figure: FigureSummary) -> str:
     interval = figure.interval and (1e3 * figure.interval[0], 1e3 * figure.interval[1])
-    return _number(None if figure.value is None else 1e3 * figure.value, interval, 3)
+    digits = 3 if figure.value is None or figure.value < 1.0 else 0
+    return _number(None if figure.value is None else 1e3 * figure.value, interval, digits)
 
 
 def _speed(tokens_per_s: float | None, interval: tuple[float, float] | None = None) -> str:

@@ -118,6 +118,17 @@ class SearchSpace:
             self.draft_vocab.values[0],
         )
 
+    @property
+    def deepest(self) -> DraftShape:
+        """The shape with the most of everything: beside a target whose round takes seconds, depth may cost nothing."""
+        return self._shape(
+            self.layers.values[-1],
+            self.attention[-1],
+            self.ffn.values[-1],
+            self.hidden.values[-1],
+            self.draft_vocab.values[-1],
+        )
+
     def draw(self, rng: Random) -> Candidate:
         """A candidate, each as likely as any other."""
         shape = self._shape(
