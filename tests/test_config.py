@@ -49,6 +49,8 @@ def test_names_may_be_written_with_dashes_or_underscores(toml: Path) -> None:
         ("1h30m", 5400.0),
         ("1h 30m 5s", 5405.0),
         ("250ms", 0.25),
+        ("20us", 20e-6),
+        ("1ms 20µs", 1.02e-3),
         ("1.5h", 5400.0),
         (" 10 s ", 10.0),
         ("45", 45.0),
@@ -160,3 +162,14 @@ def test_every_flag_of_the_command_is_a_key() -> None:
     flags = set(inspect.signature(run).parameters) - {"config"}
     keys = {field.alias or name for name, field in TuneConfig.model_fields.items()}
     assert flags == keys
+
+
+def test_a_targets_latency_is_described() -> None:
+    config = make_config({"target_tp": 4, "collective-latency": "20us", "target_latency": "table.json"})
+    assert (config.target_tp, config.collective_latency) == (4, pytest.approx(20e-6))
+    assert config.target_latency == Path("table.json")
+
+
+def test_at_least_one_device_holds_the_target() -> None:
+    with pytest.raises(BadRequest, match="--target-tp 0"):
+        make_config({"target_tp": 0})
