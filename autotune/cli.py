@@ -14,13 +14,14 @@ import typer
 
 from autotune.cli_db import app as db_app
 from autotune.cli_targets import app as targets_app
-from autotune.errors import AutotuneError, BadRequest, Interrupted
+from autotune.errors import AutotuneError, BadRequest, Interrupted, MissingEvidence
 
 if TYPE_CHECKING:
     from autotune.run import TuneResult
 
 EXIT_BAD_REQUEST = 2
 EXIT_NOTHING_FEASIBLE = 3
+EXIT_MISSING_EVIDENCE = 3
 EXIT_INTERRUPTED = 130
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -75,6 +76,19 @@ def run(
     source: Annotated[str | None, typer.Option(help="Checkpoint drafts are cut from; default: the target.")] = None,
     download: Annotated[
         bool | None, typer.Option("--download", help="Fetch what is missing of target and source from the hub.")
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            help="Positions of every cache, at the end of which latencies are measured; default: caches of the models' "
+            "context (4096 at most), latencies behind 128 tokens."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option(
+            "--strict", help="Refuse (exit code 3) what would rest on a stand-in, an extrapolation, or no decoding."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: autotune-run.")] = None,
     trials: Annotated[
@@ -361,10 +375,12 @@ def _prompt_text(prompt: str) -> str:
 
 
 def _print_result(result: "TuneResult") -> None:
+    for line in result.summary.banner:
+        typer.echo(line)
     typer.echo(result.summary.sentence)
     typer.echo(f"report: {result.report / 'report.md'}")
     if result.artifact is not None:
-        typer.echo(f"artifact: {result.artifact}")
+        typer.echo(f"{'plan' if result.summary.kind == 'plan' else 'artifact'}: {result.artifact}")
 
 
 @contextmanager
@@ -374,6 +390,8 @@ def _failures() -> Iterator[None]:
         yield
     except Interrupted as error:
         _fail(str(error), EXIT_INTERRUPTED)
+    except MissingEvidence as error:
+        _fail(str(error), EXIT_MISSING_EVIDENCE)
     except AutotuneError as error:
         _fail(str(error), EXIT_BAD_REQUEST)
     except KeyboardInterrupt:

@@ -55,6 +55,11 @@ class TuneConfig(BaseModel):
     """Checkpoint that drafts are cut from; the target itself if None."""
     download: bool = False
     """Whether weights that are not here may be downloaded."""
+    context: int | None = Field(None, ge=1)
+    """Positions of every cache; latencies are measured at its end.  If None, caches hold the models' context and
+    latencies are measured behind a usual text."""
+    strict: bool = False
+    """Whether evidence that is missing is an error: see `autotune.request`."""
     out: Path = Path("autotune-run")
     trials: int = Field(64, ge=1)
     """Most builds (distinct shapes on a backend at a precision) to evaluate."""

@@ -229,7 +229,7 @@ def test_a_folder_that_is_no_artifact(autotune: Autotune, tmp_path: Path, comman
     assert "is not an artifact: it has no readable manifest.json" in error_line(autotune(name, tmp_path, *words))
     assert "is not an artifact" in error_line(autotune(name, tmp_path / "nowhere", *words))
     (tmp_path / "manifest.json").write_text('{"schema_version": 99}')
-    assert "newer than the 1 known here: upgrade" in error_line(autotune(name, tmp_path, *words))
+    assert "newer than the 2 known here: upgrade" in error_line(autotune(name, tmp_path, *words))
 
 
 def test_a_checkpoint_cut_short_is_refused_before_anything_is_written(
@@ -315,6 +315,8 @@ def test_the_exit_code_says_whether_anything_was_feasible(
 ) -> None:
     class Summary:
         sentence = "Do not speculate."
+        banner = ()
+        kind = "whole"
 
     given: list[Any] = []
 
