@@ -14,8 +14,11 @@ from autotune.request import resolve
 from autotune.results import RunKind
 from autotune.sampling import SamplingSettings
 from autotune.targets import Blueprint, Target, TextModel, resolve_target
+from autotune.text import record_workload
 from autotune.trace_files import save_traces
 from autotune.traces import Trace, Traces
+from tests.support.evaluators import SilentObserver
+from tests.support.fake_endpoint import serving
 
 Configure = Callable[..., TuneConfig]
 
@@ -68,6 +71,23 @@ def test_with_traces_and_a_source_the_target_is_served(configure: Configure, tra
     assert not isinstance(cast.target, Target)
     assert cast.target.fingerprint == "of a target elsewhere"
     assert "traces of it are" in cast.why
+
+
+def test_a_server_of_the_target_is_asked_for_its_text(
+    configure: Configure, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"def add_{n}(a, b):" for n in range(12)))
+    with serving(resolve_target(str(tiny_checkpoint))) as server:
+        request = resolve(configure(traces=server.url, prompts=str(prompts), max_new_tokens=4))
+        assert (request.kind, request.cast.recorded) == (RunKind.SERVED, None)
+        assert request.cast.endpoint is not None
+        traces = record_workload(request, None, 1, SilentObserver())
+    assert traces.estimate.target_fingerprint == request.text_target.fingerprint
+    assert traces.estimate.tokens > 0
+    with pytest.raises(BadRequest, match="give its URL with --traces"):
+        find_cast(configure(model="a model"))
 
 
 def test_with_neither_it_is_a_plan(configure: Configure, away: Path) -> None:

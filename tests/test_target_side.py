@@ -13,8 +13,8 @@ from autotune.database.file import DatabaseFile
 from autotune.database.known import TuningDatabase
 from autotune.errors import AutotuneError
 from autotune.request import Request, resolve
-from autotune.results import MeasureSettings, Rejected, RejectReason, TargetLatency
-from autotune.target_side import target_latency
+from autotune.results import MeasureSettings, Rejected, RejectReason, RunKind, TargetLatency
+from autotune.target_side import draft_measuring, target_latency, target_measuring
 from tests.support import figures
 
 MeasureTarget = Callable[..., TargetLatency | Rejected]
@@ -93,3 +93,20 @@ def test_a_target_that_cannot_be_measured(monkeypatch: pytest.MonkeyPatch, datab
 
 def test_a_run_may_be_resumed_with_or_without_the_database() -> None:
     assert request().identity() == request(database=False).identity()
+
+
+def test_beside_a_users_table_drafts_are_measured_as_on_this_machine() -> None:
+    """Threads and context of the table are another machine's."""
+    asked = request(threads=None)
+    elsewhere = figures.target_latency()
+    measuring = draft_measuring(asked, elsewhere)
+    assert measuring.context_tokens == elsewhere.verify.settings.context_tokens
+    away = replace(asked, cast=replace(asked.cast, kind=RunKind.SERVED))
+    table = replace(away, config=away.config.model_copy(update={"target_latency": Path("table.json")}))
+    measuring = draft_measuring(table, elsewhere)
+    assert (measuring.context_tokens, measuring.threads) == (target_measuring(table).context_tokens, 1)
+
+
+def test_with_a_context_latencies_are_measured_at_its_end() -> None:
+    assert target_measuring(request()).context_tokens == 128
+    assert target_measuring(request(context=300)).context_tokens == 300 - 3 - 1
