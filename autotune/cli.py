@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from autotune.cli_db import app as db_app
+from autotune.cli_paper import paper
 from autotune.errors import AutotuneError, BadRequest, Interrupted
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 
 app.add_typer(db_app, name="db")
+app.command()(paper)
 
 Target = Annotated[str | None, typer.Option(help="Target: 'demo' or a folder with a Hugging Face checkpoint.")]
 Prompts = Annotated[str | None, typer.Option(help="Prompts file (.jsonl or text, one a line), or 'builtin'.")]
