@@ -46,7 +46,7 @@ def test_every_end_of_every_axis_is_scored() -> None:
     shapes = spread_shapes(space)
     assert {shape.layers for shape in shapes} == {1, 2, 3}
     assert {shape.heads for shape in shapes} == {1, 3, 4}
-    assert len(set(shapes)) == len(shapes) == 27
+    assert len(set(shapes)) == len(shapes) == 3 * 3 * 2
     own = text(1)
     trace = Trace(own[:4], own[4:], np.zeros(8, np.float32), np.concatenate([[-1], own[1:]]).astype(np.int32), "text")
     traces = Traces((trace, trace), SamplingSettings(), "target", "tokenizer", 0)

@@ -7,8 +7,8 @@ from autotune.paper.statistics import fit_line, pearson, spearman
 values = st.lists(st.integers(-100, 100), min_size=3, max_size=12, unique=True)
 
 
-@given(st.floats(-5, 5), st.floats(-5, 5))
-def test_points_of_a_line_give_the_line(slope: float, intercept: float) -> None:
+@given(st.integers(-5, 5), st.integers(-5, 5))
+def test_points_of_a_line_give_the_line(slope: int, intercept: int) -> None:
     line = fit_line([1, 2, 4, 7], [slope * x + intercept for x in (1, 2, 4, 7)])
     assert (line.slope, line.intercept) == (pytest.approx(slope, abs=1e-9), pytest.approx(intercept, abs=1e-9))
     assert line.r_squared == pytest.approx(1.0, abs=1e-6)
