@@ -14,7 +14,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 def chart_svg(chart: Chart) -> str:
     """The chart as an `<svg>` element; the same chart gives the same text."""
-    picture = Picture(figsize=(5.6, 3.6), layout="constrained")
+    picture = Picture(figsize=(4.9, 3.3), layout="constrained")
     FigureCanvasSVG(picture)
     axes = picture.add_subplot()
     for place, series in enumerate(chart.series):

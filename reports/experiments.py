@@ -18,6 +18,12 @@ class Table:
     formats: Mapping[str, str] = field(default_factory=dict)
     title: str = ""
 
+    def without_empty_columns(self) -> "Table":
+        """The table without the columns that hold nothing but empty words."""
+        kept = [place for place in range(len(self.columns)) if any(row[place] != "" for row in self.rows)]
+        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
+        return Table(tuple(self.columns[place] for place in kept), rows, self.formats, self.title)
+
 
 @dataclass(frozen=True)
 class Series:

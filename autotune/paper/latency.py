@@ -94,7 +94,7 @@ def named_drafts(shapes: Shapes, steps: Steps, device: str) -> Experiment:
                 ),
                 tuple(rows),
                 _FORMATS,
-            ),
+            ).without_empty_columns(),
         ),
         notes=("OPT's parameters are counted with embedding and head apart.",),
     )
@@ -145,7 +145,7 @@ def _table(title: str, shapes: Shapes, steps: Steps) -> Table:
         for name, shape in shapes.items()
     )
     columns = ("draft", "shape", "parameters, M", "step, ms", "quartiles, ms", "not measured because")
-    return Table(columns, rows, _FORMATS, title)
+    return Table(columns, rows, _FORMATS, title).without_empty_columns()
 
 
 def _chart(
