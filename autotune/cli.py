@@ -14,6 +14,7 @@ import typer
 
 from autotune.cli_db import app as db_app
 from autotune.cli_paper import paper
+from autotune.cli_targets import app as targets_app
 from autotune.errors import AutotuneError, BadRequest, Interrupted
 
 if TYPE_CHECKING:
@@ -34,8 +35,12 @@ app = typer.Typer(
 
 app.add_typer(db_app, name="db")
 app.command()(paper)
+app.add_typer(targets_app, name="targets")
 
-Target = Annotated[str | None, typer.Option(help="Target: 'demo' or a folder with a Hugging Face checkpoint.")]
+Target = Annotated[
+    str | None,
+    typer.Option(help="Target: 'demo', a name of `autotune targets`, a checkpoint's folder, or owner/name on the hub."),
+]
 Prompts = Annotated[str | None, typer.Option(help="Prompts file (.jsonl or text, one a line), or 'builtin'.")]
 Artifact = Annotated[Path, typer.Argument(help="Artifact folder.", show_default=False)]
 
@@ -68,6 +73,9 @@ def _root(
 def run(
     target: Target = None,
     source: Annotated[str | None, typer.Option(help="Checkpoint drafts are cut from; default: the target.")] = None,
+    download: Annotated[
+        bool | None, typer.Option("--download", help="Fetch what is missing of target and source from the hub.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: autotune-run.")] = None,
     trials: Annotated[
         int | None, typer.Option(help="Most builds to evaluate, by compiling or screening; default: 64.")
@@ -102,6 +110,17 @@ def run(
     ] = None,
     target_precision: Annotated[
         str | None, typer.Option(help="Target: fp32, fp16 or bf16; default: fp32, or fp16 on cuda.")
+    ] = None,
+    target_tp: Annotated[
+        int | None, typer.Option(help="Devices the target is split over (tensor parallel); default: 1.")
+    ] = None,
+    collective_latency: Annotated[
+        str | None,
+        typer.Option(help="One all-reduce among them, e.g. 20us; measured where there are as many GPUs."),
+    ] = None,
+    target_latency: Annotated[
+        Path | None,
+        typer.Option(help='The target\'s latencies as you measured them: JSON {"verify_s": {"1": 0.041, …}} or CSV.'),
     ] = None,
     backend: Annotated[
         str | None,
@@ -140,10 +159,13 @@ def run(
     flags = {name: value for name, value in locals().items() if name != "config"}
     from autotune.config import make_config
     from autotune.run import tune
+    from autotune.targets import fetch_models
     from autotune.terminal import TerminalObserver
 
     request = make_config(flags, config)
     with TerminalObserver() as observer:
+        if request.download:
+            fetch_models((request.target, request.source), observer)
         result = tune(request, observer)
     _print_result(result)
     if not result.feasible:
@@ -161,13 +183,19 @@ def traces(
     top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the target.")] = 1,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the target from the hub if it is missing.")
+    ] = False,
 ) -> None:
     """Record the target's own continuations of a prompts file."""
     from autotune.recording import record_file
     from autotune.sampling import SamplingSettings
+    from autotune.targets import fetch_models
     from autotune.terminal import TerminalObserver
 
     with TerminalObserver() as observer:
+        if download:
+            fetch_models((target,), observer)
         observer.phase("Recording traces")
         recorded = record_file(
             target or "demo",
@@ -281,17 +309,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     from autotune.doctor import describe, examine
 
     typer.echo(describe(examine(), as_json=as_json))
-
-
-@app.command()
-def targets() -> None:
-    """List the targets that need no path."""
-    from autotune.targets import list_targets
-
-    for known in list_targets():
-        shape = known.shape
-        typer.echo(f"{known.id}: {known.family}, {shape}, vocabulary {shape.vocab}, {shape.parameters:,} parameters")
-    typer.echo("Any folder with a Hugging Face LLaMA checkpoint and its tokenizer is a target too.")
 
 
 def _prompt_text(prompt: str) -> str:

@@ -13,12 +13,12 @@ from autotune.errors import BadRequest
 from autotune.sampling import SamplingSettings
 from autotune.search_space.space import Ranges
 
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_UNIT_S = {"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|µs|μs|ms|s|m|h|d)")
 
 
 def parse_duration(text: object) -> float:
-    """Seconds of a duration such as `30s`, `2m`, `1h30m`, `250ms`, `30d`; a bare number is seconds."""
+    """Seconds of a duration such as `30s`, `2m`, `1h30m`, `250ms`, `20us`, `30d`; a bare number is seconds."""
     if isinstance(text, int | float) and not isinstance(text, bool):
         return float(text)
     written = str(text).strip()
@@ -28,7 +28,7 @@ def parse_duration(text: object) -> float:
     try:
         return float(written)
     except ValueError:
-        raise ValueError(f"{written!r} is not a duration; write 30s, 2m, 1h30m, 30d or 250ms") from None
+        raise ValueError(f"{written!r} is not a duration; write 30s, 2m, 1h30m, 30d, 250ms or 20us") from None
 
 
 def _split(value: object) -> object:
@@ -48,6 +48,8 @@ class TuneConfig(BaseModel):
     target: str = "demo"
     source: str | None = None
     """Checkpoint that drafts are cut from; the target itself if None."""
+    download: bool = False
+    """Whether weights that are not here may be downloaded."""
     out: Path = Path("autotune-run")
     trials: int = Field(64, ge=1)
     """Most builds (distinct shapes on a backend at a precision) to evaluate."""
@@ -68,6 +70,12 @@ class TuneConfig(BaseModel):
     """Of drafts; what usually pays on the device if None (see `autotune.precisions`)."""
     target_precision: Precision | None = None
     """What the target is compiled in; fp32 if None, or fp16 where its backend has no fp32 on the device."""
+    target_tp: int = Field(1, ge=1)
+    """Devices that the target is split over (tensor parallel); its latency is then extrapolated from one part."""
+    collective_latency: Duration | None = Field(None, ge=0)
+    """Seconds of one all-reduce of `[n, hidden]` among them; measured, where there are as many GPUs, if None."""
+    target_latency: Path | None = None
+    """A file of the user's with the target's latencies (see `autotune.latency_file`), instead of measuring them."""
     backend: Names = ("onnxruntime", "tvm")
     """Compilers of the drafts, the target's first; of these defaults only those that can be used here."""
     device: str = "cpu"

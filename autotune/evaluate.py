@@ -30,7 +30,6 @@ from autotune.devices import device_lock, find_device
 from autotune.measure import BurstRequest, measure_bursts_sandboxed
 from autotune.proxy.base import Estimator
 from autotune.proxy.score_traces import NotANumber, acceptance_of
-from autotune.quantization import dequantised
 from autotune.results import (
     Acceptance,
     Built,
@@ -163,9 +162,8 @@ class Evaluator:
         """The acceptance from the database, or estimated now."""
 
         def estimate() -> Acceptance | Rejected:
-            stored = dequantised(weights, build.precision)
             try:
-                ratios = acceptance_of(stored, self.traces, threads=self.measuring.threads)
+                ratios = acceptance_of(weights, self.traces, precision=build.precision, threads=self.measuring.threads)
             except NotANumber as error:
                 return Rejected(RejectReason.NOT_A_NUMBER, str(error))
             return count_acceptance(ratios, max(self.lookaheads))

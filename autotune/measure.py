@@ -19,18 +19,23 @@ from autotune.candidate import Drafting
 from autotune.compile.sandbox import CandidateRejected, Limits, Phase, run_sandboxed
 from autotune.cuda_driver import CudaDriver
 from autotune.devices import find_device
+from autotune.extrapolation import fill_between, lengths_to_time
 from autotune.results import LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
-from autotune.runtime.decode import Decoder, DecodeRequest, Statistics, prefill
+from autotune.runtime.decode import Decoder, DecodeRequest, Statistics
 from autotune.runtime.session import SampledBurst, Session, open_session
 from autotune.runtime.speculate import verify_greedy, verify_sampled
 from autotune.sampling import SamplingSettings
 
+SLOW_STEP_S = 0.03
+"""Where one step takes longer, not every length is timed (see `autotune.extrapolation.lengths_to_time`)."""
 MAX_SAMPLES = 400
 """More would tell no more; for the shortest bursts, reading foreign memory between samples takes most of the time."""
 BURST_MARGIN = 1.05
 """How many times faster than calls a burst in one program must be to be chosen: below that, the two are level within
 the noise of a measurement, and calls need neither the memory nor the loading time of the further programs."""
 _FEWEST_SAMPLES = 3
+_SLOW_MAX_TIME_S = 10.0
+"""Bursts of slow drafts are sampled for this long, or three times each."""
 _OVERHEAD_TOKENS, _FEWEST_OVERHEAD_TOKENS = 48, 4
 _OVERHEAD_TIME_S = 0.5
 _OVERHEAD_REPEATS = 5
@@ -114,12 +119,38 @@ def measure_bursts(session: Session, request: BurstRequest) -> LatencyTable:
         noise = rng.random(count).tolist()
         return lambda: session.sampled_burst(context[-1:], position, count, request.sampling, noise)
 
+    session.drafting, device = Drafting.CALLS, find_device(session.program.device)
+    if is_slow(burst(1)):
+        # Calls cost a slow draft next to nothing: whether it drafts in one program need not be asked.
+        largest = request.max_lookahead
+        timed = tuple(sorted({1, (largest + 1) // 2, largest}))
+        brief = replace(request.settings, warmup_runs=0, max_time_s=min(request.settings.max_time_s, _SLOW_MAX_TIME_S))
+        rounds = sample_seconds([burst(count) for count in timed], brief, session.program.device)
+        samples_s = fill_between(dict(zip(timed, rounds, strict=True)), largest)
+        return LatencyTable(
+            samples_s, request.settings, device.fingerprint, drafting=session.drafting, timed=_noted(timed, largest)
+        )
     longest = min(session.program.longest_burst, request.max_lookahead)
     session.drafting = _faster(session, burst(longest), request.settings) if longest else Drafting.CALLS
     runs = [burst(count) for count in range(1, request.max_lookahead + 1)]
     measure = sample_seconds if session.drafting is Drafting.CALLS else _one_after_the_other
-    samples_s, device = measure(runs, request.settings), find_device(session.program.device)
+    samples_s = measure(runs, request.settings)
     return LatencyTable(samples_s, request.settings, device.fingerprint, drafting=session.drafting)
+
+
+def is_slow(step: Callable[[], object]) -> bool:
+    """Whether a step takes longer than `SLOW_STEP_S`, even the faster of two; leaves the program warm."""
+    seconds = []
+    for _ in range(2):
+        began = perf_counter()
+        step()
+        seconds.append(perf_counter() - began)
+    return min(seconds) > SLOW_STEP_S
+
+
+def _noted(timed: tuple[int, ...], largest: int) -> tuple[int, ...] | None:
+    """The lengths timed as a table says them: None if they are all there are."""
+    return None if len(timed) == largest else timed
 
 
 def _one_after_the_other(
@@ -151,19 +182,31 @@ def _faster(session: Session, draft: Callable[[], object], settings: MeasureSett
 
 def measure_verifications(session: Session, request: TargetRequest) -> LatencyTable:
     """Latency of verifying 1 … `max_lookahead` + 1 positions, the comparison with the drafted tokens included."""
-    context = _fill(session, request.settings.context_tokens, request.seed)
+    settings, device = request.settings, session.program.device
+    runs = verifications(session, request.max_lookahead, settings.context_tokens, request.sampling, request.seed)
+    largest = len(runs)
+    timed = lengths_to_time(largest) if is_slow(runs[0]) else tuple(range(1, largest + 1))
+    rounds = sample_seconds([runs[n - 1] for n in timed], settings, device)
+    samples_s = fill_between(dict(zip(timed, rounds, strict=True)), largest)
+    return LatencyTable(samples_s, settings, find_device(device).fingerprint, timed=_noted(timed, largest))
+
+
+def verifications(
+    session: Session, max_lookahead: int, context_tokens: int, sampling: SamplingSettings, seed: int
+) -> list[Callable[[], object]]:
+    """Calls that verify 0 … `max_lookahead` random drafted tokens behind that many cached positions."""
+    context = _fill(session, context_tokens, seed)
     position = len(context) - 1
     vocab = session.program.shape.vocab
-    rng = np.random.default_rng(request.seed)
+    rng = np.random.default_rng(seed)
 
     def verify(drafted: list[int]) -> Callable[[], object]:
-        if request.sampling.greedy:
+        if sampling.greedy:
             return lambda: verify_greedy(session, context[-1], drafted, position)
         burst = SampledBurst(drafted, [1 / vocab] * len(drafted), lambda _: np.full(vocab, 1 / vocab))
-        return lambda: verify_sampled(session, context[-1], burst, position, request.sampling, rng)
+        return lambda: verify_sampled(session, context[-1], burst, position, sampling, rng)
 
-    runs = [verify(rng.integers(vocab, size=count).tolist()) for count in range(request.max_lookahead + 1)]
-    return _table(session, runs, request.settings)
+    return [verify(rng.integers(vocab, size=count).tolist()) for count in range(max_lookahead + 1)]
 
 
 def measure_overheads(target: Session, draft: Session, request: TargetRequest, step_s: float) -> tuple[float, float]:
@@ -236,14 +279,10 @@ def _run(
     return run_sandboxed(f"{__name__}:{job}", asdict(request), Phase.RUN, limits, threads=threads, lock=lock)
 
 
-def _table(session: Session, runs: Sequence[Callable[[], object]], settings: MeasureSettings) -> LatencyTable:
-    device = session.program.device
-    return LatencyTable(sample_seconds(runs, settings, device), settings, find_device(device).fingerprint)
-
-
 def _fill(session: Session, count: int, seed: int) -> list[int]:
+    """Random tokens, all but the last taken for cached: a large program would take minutes to compute them."""
     tokens = _tokens(count, session.program.shape.vocab, seed)
-    prefill(session, tokens[:-1])
+    session.pretend_cached(len(tokens) - 1)
     return tokens
 
 

@@ -18,6 +18,7 @@ from autotune.devices import Device, device_lock, find_device
 from autotune.errors import AutotuneError, BadRequest
 from autotune.evaluate import Evaluator, WorkerLimits
 from autotune.measure import TargetRequest, measure_target_sandboxed
+from autotune.memory import check_memory, source_bytes
 from autotune.precisions import draft_precisions, target_precision
 from autotune.programs import compile_target
 from autotune.progress import Observer
@@ -76,6 +77,7 @@ class Request:
             "trials",
             "time_budget",
             "resume",
+            "download",
             "validate_top",
             "finish",
             "tune_kernels",
@@ -119,8 +121,8 @@ def resolve(config: TuneConfig) -> Request:
     supported = {name: load_backend(name, device.kind).precisions(device.kind) for name in config.backend}
     precision = draft_precisions(config.precision, device.kind, supported)
     exact = target_precision(config.target_precision, device.kind, supported)
-    target = resolve_target(config.target)
-    source = target if config.source is None else resolve_target(config.source)
+    target = resolve_target(config.target, download=config.download)
+    source = target if config.source is None else resolve_target(config.source, download=config.download)
     if source != target:
         check_same_tokenizer(target, source)
     space = make_space(source.shape, config.ranges, config.backend, precision, supported)
@@ -302,6 +304,9 @@ def train_estimator(request: Request, traces: Traces, observer: Observer) -> Est
         config.elastic_budget,
         config.seed,
         source_hashes("autotune.proxy"),
+    )
+    check_memory(
+        source_bytes(request.source.shape, config.proxy == "elastic"), f"cutting drafts from {request.source.id}"
     )
     observer.phase("Training the elastic source" if config.proxy == "elastic" else "Preparing the pruned proxy")
     preparation = Preparation(

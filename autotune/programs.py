@@ -7,6 +7,7 @@ from autotune.cache import cached_folder, content_key, source_hashes
 from autotune.candidate import Precision
 from autotune.compile.base import CompileSettings, build_program, find_backend
 from autotune.devices import find_device
+from autotune.memory import check_memory, compile_bytes
 from autotune.program import PROGRAM_SCHEMA
 from autotune.targets import Target
 
@@ -36,6 +37,8 @@ def compile_target(
     )
 
     def make(folder: Path) -> None:
+        if device == "cpu":
+            check_memory(compile_bytes(target.shape, precision, capacity_tokens), f"compiling {target.id}")
         build_program(backend, target.read_weights(), settings, folder)
 
     return cached_folder("targets", key, make)

@@ -5,6 +5,7 @@ so the acceptance rate of a quantised draft is estimated on the very weights tha
 A backend that also quantises activations at run time adds a second, smaller error that is not modelled here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ LARGEST = 127
 """Largest magnitude stored in int8; -128 is left out so that the range is symmetric and needs no zero point."""
 INT4_ZERO = 8
 """The stored four-bit value (0 … 15) that stands for zero."""
+
+_CHUNK_ELEMENTS = 1 << 20
+"""Numbers that `as_stored` turns over at a time."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +90,34 @@ def dequantised(weights: ModelWeights, precision: Precision) -> ModelWeights:
     """The weights as a program compiled at that precision sees them; the same object for fp32."""
     if precision is Precision.FP32:
         return weights
-    arrays = {name: _as_stored(name, array, precision) for name, array in weights.arrays.items()}
+    arrays = {name: as_stored(name, array, precision) for name, array in weights.arrays.items()}
     return ModelWeights(weights.shape, weights.numerics, arrays, weights.token_ids)
 
 
-def _as_stored(name: str, array: FloatArray, precision: Precision) -> FloatArray:
-    """What becomes of one array when it is stored at that precision and read again."""
+def as_stored(name: str, array: FloatArray, precision: Precision) -> FloatArray:
+    """What becomes of one array when it is stored at that precision and read again; the array itself if nothing does.
+
+    Rows are stored independently of one another, so a few at a time are: what is needed beside the result stays small.
+    """
+    restored = _restored_as(precision, is_matrix(name, array.shape))
+    if restored is None:
+        return array
+    result = np.empty(array.shape, np.float32)
+    rows = max(1, _CHUNK_ELEMENTS * len(array) // array.size)
+    for begin in range(0, len(array), rows):
+        result[begin : begin + rows] = restored(array[begin : begin + rows])
+    return result
+
+
+def _restored_as(precision: Precision, multiplied: bool) -> Callable[[FloatArray], FloatArray] | None:
+    """What a precision makes of rows of a weight, which activations may be multiplied with; None: nothing."""
     match precision:
         case Precision.FP16:
-            return array.astype(np.float16).astype(np.float32)
+            return lambda array: array.astype(np.float16).astype(np.float32)
         case Precision.BF16:
-            return from_bfloat16_bits(to_bfloat16_bits(array))
-        case Precision.INT8 if is_matrix(name, array.shape):
-            return quantise(array).restored()
-        case Precision.INT4 if is_matrix(name, array.shape):
-            return quantise_blocks(array).restored()
-    return array
+            return lambda array: from_bfloat16_bits(to_bfloat16_bits(array))
+        case Precision.INT8 if multiplied:
+            return lambda matrix: quantise(matrix).restored()
+        case Precision.INT4 if multiplied:
+            return lambda matrix: quantise_blocks(matrix).restored()
+    return None

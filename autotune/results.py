@@ -91,6 +91,8 @@ class LatencyTable:
     evidence: Evidence = Evidence.MEASURED
     drafting: Drafting | None = None
     """The way of drafting that the bursts were measured with, the faster one; None for verifications."""
+    timed: tuple[int, ...] | None = None
+    """The n that were timed, the others' samples being interpolated between theirs; None: all of them."""
 
     @property
     def largest(self) -> int:
@@ -127,6 +129,11 @@ class TargetLatency:
     plain_overhead_s: float
     date: str | None = None
     """When it was measured (ISO 8601), if the tuning database knew it; None: in the run that uses it."""
+    source: str | None = None
+    """Whose figures they are and how they came about, for reports, where it was not this program that measured the
+    target's own program: a file of the user's, or an extrapolation and what from."""
+    by_context: dict[int, LatencyTable] = field(default_factory=dict)
+    """Verifications behind other numbers of cached positions than `verify`'s, for reports."""
 
     @property
     def step_s(self) -> float:

@@ -1,15 +1,19 @@
-"""Which model a name means: the embedded demo, or a local Hugging Face folder."""
+"""Which model a name means: the embedded demo, a local Hugging Face folder, a preset, or a repository of the hub."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from autotune.cache import content_key, file_sha256
+from autotune import hub
+from autotune.cache import content_key
 from autotune.errors import BadRequest
 from autotune.families import family_of, read_checkpoint
-from autotune.families.checkpoint import CONFIG_FILE, weight_files
+from autotune.families.checkpoint import CONFIG_FILE, CheckpointTensors, has_weights, weight_files
+from autotune.file_hashes import known_sha256
+from autotune.presets import Preset, nearest_names, presets
+from autotune.progress import LoggingObserver, Observer
 from autotune.shape import DraftShape
-from autotune.tensor_file import open_tensors
 from autotune.tokenizer import Tokenizer
 from autotune.weights import ModelWeights, Numerics
 
@@ -62,20 +66,127 @@ def demo_folder() -> Path:
     return Path(str(files("autotune.demo.data")))
 
 
-def resolve_target(name_or_path: str) -> Target:
-    """The target of that name or folder; BadRequest if there is none or it is unsupported."""
-    if name_or_path == DEMO:
+def resolve_target(name: str, *, download: bool = False, observer: Observer | None = None) -> Target:
+    """The model of that name with its weights; BadRequest, with the remedy, if they are not here."""
+    model = find_model(name, download=download, observer=observer)
+    if isinstance(model, Target):
+        return model
+    preset = preset_of(name)
+    repository = preset.repository if preset else name
+    if Path(name).expanduser().is_dir():
+        raise BadRequest(f"{name} has no weights: give a folder that has them")
+    raise BadRequest(
+        f"the weights of {name} are not here (looked for {repository} in {hub.cache_folder()}): --download fetches "
+        "them, or give the folder of a checkpoint"
+    )
+
+
+def find_model(name: str, *, download: bool = False, observer: Observer | None = None) -> Target | Blueprint:
+    """The model of that name, or its blueprint where its weights are not here; BadRequest if the name is unknown.
+
+    In this order: `demo`, a folder, a preset, a repository of the hub.  download: fetch what is missing.
+    """
+    if name == DEMO:
         return _describe(DEMO, demo_folder())
-    folder = Path(name_or_path).expanduser()
-    if not folder.is_dir():
-        raise BadRequest(f"unknown target {name_or_path!r}: give '{DEMO}' or a folder with a Hugging Face checkpoint")
-    folder = folder.resolve()
-    return _describe(str(folder), folder)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        folder = folder.resolve()
+        has_all = not (folder / CONFIG_FILE).is_file() or has_weights(folder)
+        return _describe(str(folder), folder) if has_all else _blueprint(str(folder), folder)
+    preset = preset_of(name)
+    if preset is None and not _is_repository(name):
+        raise BadRequest(f"unknown target {name!r}: {_hint(name)}")
+    repository = preset.repository if preset else name
+    checkpoint = hub.find_checkpoint(repository)
+    if checkpoint is None and download:
+        checkpoint = _fetch(repository, observer or LoggingObserver())
+    if checkpoint is not None:
+        return _describe(name, checkpoint)
+    if preset is not None:
+        return Blueprint(name, preset.family, preset.shape, preset.numerics)
+    described = hub.find_folder(repository)
+    if described is None:
+        raise BadRequest(
+            f"{name} is neither a folder nor in the hub's cache {hub.cache_folder()}: --download fetches it"
+        )
+    return _blueprint(name, described)
+
+
+def find_tokenizer(name: str, *, download: bool = False, observer: Observer | None = None) -> Path:
+    """The folder with the tokenizer of the model of that name, whose weights may be elsewhere."""
+    preset = preset_of(name)
+    if preset is None and (Path(name).expanduser().is_dir() or name == DEMO or not _is_repository(name)):
+        return resolve_target(name).tokenizer_folder
+    repository = preset.tokenizer if preset else name
+    found = hub.find_tokenizer(repository)
+    if found is None and download:
+        found = _fetch(repository, observer or LoggingObserver(), weights=False)
+    if found is None:
+        raise BadRequest(
+            f"the tokenizer of {name} is not here (looked for {repository} in {hub.cache_folder()}): --download "
+            "fetches it"
+        )
+    return found
+
+
+def fetch_models(names: Iterable[str | None], observer: Observer) -> None:
+    """Fetch what is missing of these models, and of what their drafts are cut from where that is left open (None).
+
+    After that, they are found without a download.
+    """
+    target = None
+    for name in names:
+        chosen = name or (default_source(target) if target else None)
+        if chosen is not None:
+            target = find_model(chosen, download=True, observer=observer)
+
+
+def default_source(target: Blueprint) -> str | None:
+    """The model that drafts for the target are usually cut from; None if none is known but the target itself."""
+    preset = preset_of(target.id)
+    return preset.source if preset and preset.source != preset.id else None
 
 
 def list_targets() -> tuple[Target, ...]:
     """The targets that are always there."""
     return (resolve_target(DEMO),)
+
+
+def preset_of(name: str) -> Preset | None:
+    """The preset of that name, or the one whose repository it is."""
+    models = presets().models
+    of_repository = (preset for preset in models.values() if preset.repository == name)
+    return models.get(name) or next(of_repository, None)
+
+
+def _hint(name: str) -> str:
+    """What may have been meant by a name that nothing has."""
+    if "/" in name:
+        return "there is no such folder"
+    near = nearest_names(name, (DEMO, *presets().models))
+    return (
+        f"{near or '`autotune targets` lists the known names'}; or give a folder with a Hugging Face checkpoint, or a "
+        "repository of the hub as owner/name"
+    )
+
+
+def _is_repository(name: str) -> bool:
+    owner, slash, model = name.partition("/")
+    return bool(owner and slash and model) and "/" not in model and not owner.startswith((".", "~"))
+
+
+def _fetch(repository: str, observer: Observer, *, weights: bool = True) -> Path:
+    """The folder in the hub's cache with the repository's checkpoint, fetched now."""
+    listing = hub.list_files(repository, weights=weights)
+    missing = listing.missing_bytes
+    observer.phase(f"Fetching {hub.gigabytes(missing)} of {repository} to {hub.cache_folder()}")
+    return hub.fetch(listing, lambda done: observer.progress(min(1.0, done / max(missing, 1))))
+
+
+def _blueprint(name: str, folder: Path) -> Blueprint:
+    """The architecture that a folder's config.json describes."""
+    shape, numerics = family_of(folder).describe(folder)
+    return Blueprint(name, numerics.family, shape, numerics)
 
 
 def check_same_tokenizer(target: TextModel, source: TextModel) -> None:
@@ -95,15 +206,13 @@ def check_same_tokenizer(target: TextModel, source: TextModel) -> None:
 def _describe(target_id: str, folder: Path) -> Target:
     family = family_of(folder)
     shape, numerics = family.describe(folder)
+    CheckpointTensors(folder)  # refuses files that are corrupt or cut short, before anything is built on them
     weights = weight_files(folder)
-    for path in weights:  # the index of a sharded checkpoint is one of them
-        if path.suffix == ".safetensors":
-            open_tensors(path)  # refuses a file that is corrupt or cut short, before anything is built on it
     tokenizer = Tokenizer.open(folder)
     highest = max(tokenizer.vocabulary.values(), default=-1)
     if highest >= shape.vocab:
         raise BadRequest(f"{folder}: its tokenizer has id {highest}, but the model only {shape.vocab} embedding rows")
-    hashes = [(path.name, file_sha256(path)) for path in (folder / CONFIG_FILE, *weights)]
+    hashes = [(path.name, known_sha256(path)) for path in (folder / CONFIG_FILE, *weights)]
     return Target(
         id=target_id,
         tokenizer_folder=folder,

@@ -58,7 +58,9 @@ class StoredTensor:
             )
         stored = self.read()
         if self.dtype == "BF16":  # bf16 is the upper half of an fp32
-            return (stored.astype(np.uint32) << 16).view(np.float32)
+            widened = stored.astype(np.uint32)
+            widened <<= 16  # in place: the largest arrays have gigabytes
+            return widened.view(np.float32)
         return stored.astype(np.float32, copy=False)
 
 

@@ -24,6 +24,7 @@ the style has them):
 A head is trimmed where the shape has a `draft_vocab`: row i then stands for token `token_ids[i]`, not for token i.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,8 @@ TokenIds = NDArray[np.int64]
 
 _MOST_RANDOM = 1 << 20
 """Random numbers that an array is made of; larger arrays repeat them."""
+_MOST_ALIKE = 4096
+"""Large arrays with the same number of inputs, each of which is to begin elsewhere in the same random numbers."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,12 @@ class ModelWeights:
 def random_weights(shape: DraftShape, numerics: Numerics, seed: int = 0) -> ModelWeights:
     """Random, NaN-free weights of the right sizes: latency does not depend on their values.
 
-    They take next to no memory: large arrays are views of a few random numbers, their rows overlapping.
+    They take next to no memory: large arrays are views of a few random numbers, their rows overlapping.  No two arrays
+    are equal, since a runtime may keep equal ones only once, and then measures as smaller and faster than it is.
     """
     rng = np.random.default_rng(seed)
     shared: dict[int, FloatArray] = {}
+    begun: Counter[int] = Counter()
 
     def normal(count: int, inputs: int) -> FloatArray:
         return rng.standard_normal(count, dtype=np.float32) / np.float32(np.sqrt(inputs))
@@ -114,10 +119,11 @@ def random_weights(shape: DraftShape, numerics: Numerics, seed: int = 0) -> Mode
         if rows * inputs <= _MOST_RANDOM:
             return normal(rows * inputs, inputs).reshape(size)
         if inputs not in shared:
-            shared[inputs] = normal(_MOST_RANDOM + inputs, inputs)
-        step = _MOST_RANDOM // rows
+            shared[inputs] = normal(_MOST_RANDOM + _MOST_ALIKE + inputs, inputs)
+        begin, step = begun[inputs] % _MOST_ALIKE, _MOST_RANDOM // rows
+        begun[inputs] += 1
         windows = np.lib.stride_tricks.sliding_window_view(shared[inputs], inputs)
-        return windows[::step][:rows]
+        return windows[begin::step][:rows]
 
     arrays = {name: array(name, size) for name, size in weight_shapes(shape)}
     # Which tokens a trimmed head keeps does not matter for latency either.

@@ -33,7 +33,6 @@ from autotune.prepare import record_workload, resolve, train_estimator
 from autotune.programs import compile_target
 from autotune.progress import LoggingObserver
 from autotune.proxy.score_traces import acceptance_of
-from autotune.quantization import dequantised
 from autotune.results import Acceptance
 from autotune.runtime.session import Session, open_session
 from autotune.weights import random_weights
@@ -144,7 +143,7 @@ def demo(precisions: Sequence[Precision]) -> Mapping[str, Any]:
     shape = replace(request.source.shape, **DEMO_SHAPE)
     weights = train_estimator(request, traces.train, observer).weights(shape)
     acceptances = {
-        precision: count_acceptance(acceptance_of(dequantised(weights, precision), traces.estimate), MAX_LOOKAHEAD)
+        precision: count_acceptance(acceptance_of(weights, traces.estimate, precision=precision), MAX_LOOKAHEAD)
         for precision in precisions
     }
     exact = acceptances[Precision.FP32]

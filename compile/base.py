@@ -96,6 +96,12 @@ def build_program(backend: str, weights: ModelWeights, settings: CompileSettings
     if settings.precision not in compiler.precisions(settings.device):
         known = ", ".join(sorted(compiler.precisions(settings.device)))
         raise BadRequest(f"backend {backend} has no {settings.precision} on {settings.device}; it has: {known}")
+    positions = weights.shape.style.learned_positions
+    if 0 < positions < settings.capacity_tokens:
+        raise BadRequest(
+            f"this model knows {positions} positions, so it cannot be compiled for {settings.capacity_tokens} tokens: "
+            "ask for a shorter context"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     compiler.build(weights, settings, folder)

@@ -21,11 +21,9 @@ from autotune.compile.base import CompileSettings
 from autotune.compile.graphs.burst import burst_graph, sampler_graph
 from autotune.compile.graphs.decoder import GRAPH_VERSION, decoder_graph
 from autotune.compile.graphs.external_data import ExternalData
-from autotune.errors import BadRequest
 from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, Drawing, burst_file, drawings_in_bursts, sampler_file
 from autotune.ort_weights import StoredTensor, WeightsIndex
 from autotune.program import Drafting, Program
-from autotune.shape import Style
 from autotune.weights import ModelWeights
 
 _PRECISIONS = {
@@ -65,11 +63,9 @@ class OrtBackend:
 
     def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write the program into an existing, empty folder."""
-        if weights.shape.style != Style():
-            raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
         with ExternalData(folder / WEIGHTS_FILE) as data:
             floats = _floats(settings.precision, settings.device)
-            model = decoder_graph(weights, settings.precision, settings.capacity_tokens, data, floats)
+            model = decoder_graph(weights, settings.precision, settings.capacity_tokens, data, floats, settings.batch)
         longest_burst = _longest_burst(weights.shape, settings)
         for name, graph in _graphs(model, longest_burst, settings.device):
             (folder / name).write_bytes(graph.SerializeToString())
@@ -84,6 +80,7 @@ class OrtBackend:
             capacity_tokens=settings.capacity_tokens,
             token_ids=None if weights.token_ids is None else tuple(weights.token_ids.tolist()),
             longest_burst=longest_burst,
+            batch=settings.batch,
             drafting=Drafting.BURST if longest_burst and settings.device == "cuda" else Drafting.CALLS,
             versions=dict(self.versions()),
         ).write(folder)
@@ -100,6 +97,8 @@ def _index(model: onnx.ModelProto, path: Path) -> WeightsIndex:
     """Where the graph's arrays lie in the weights file."""
     tensors = []
     for tensor in model.graph.initializer:
+        if not tensor.external_data:
+            continue  # it stands in the graph
         place = {entry.key: entry.value for entry in tensor.external_data}
         size = (int(place["offset"]), int(place["length"]))
         tensors.append(StoredTensor(tensor.name, tensor.data_type, tuple(tensor.dims), *size))
@@ -120,7 +119,10 @@ def _longest_burst(shape: DraftShape, settings: CompileSettings) -> int:
     """Steps of the longest burst that is asked for and may pay; 0 if even a short one cannot.
 
     On a GPU all programs share one copy of the weights, and starting a call is what costs most: every burst may pay.
+    Several sequences at once are drafted call by call.
     """
+    if settings.batch > 1:
+        return 0
     if settings.device != "cpu":
         return settings.longest_burst
     steps = int(MAX_BURST_BYTES / (shape.decode_parameters * settings.precision.weight_bytes))

@@ -64,6 +64,10 @@ class TvmBackend:
         """Write the program into an existing, empty folder."""
         if weights.shape.style != Style():
             raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
+        if settings.batch > 1:
+            raise BadRequest(
+                f"backend {self.name} compiles for one sequence at a time, not for {settings.batch}: use onnxruntime"
+            )
         if settings.device == "cuda":
             tvm_cuda.build(weights, settings, self.versions(), folder)
             return

@@ -22,7 +22,7 @@ from autotune.runtime.ort_device import GPU, NOT_CAPTURED, Given, Place, bind, l
 from autotune.runtime.ort_session import MOST_GIVEN, PIECE_TOKENS
 from autotune.runtime.sampled_burst import draw_call_by_call
 from autotune.runtime.session import SampledBurst, Tokens
-from autotune.runtime.spans import check_span
+from autotune.runtime.spans import check_capacity, check_span
 from autotune.sampling import SamplingSettings
 
 MOST_CAPTURED_TOKENS = 17
@@ -107,6 +107,11 @@ class OrtCudaSession:
         burst = self._bursts.sampled(given, place, count, settings.temperature, noise)
         self._cached_tokens = start + len(tokens) + count - 1
         return burst
+
+    def pretend_cached(self, count: int) -> None:
+        """Take the first `count` positions for cached: the cache holds zeros until it is written."""
+        check_capacity(self.program, count)
+        self._cached_tokens = count
 
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""

@@ -20,7 +20,7 @@ from autotune.runtime.ort_draw import DrawBuffers, Samplers
 from autotune.runtime.ort_engine import bind, open_graph
 from autotune.runtime.sampled_burst import draw_call_by_call
 from autotune.runtime.session import SampledBurst, Tokens
-from autotune.runtime.spans import check_span
+from autotune.runtime.spans import check_capacity, check_span
 from autotune.sampling import SamplingSettings
 
 PIECE_TOKENS = 64
@@ -110,6 +110,13 @@ class OrtSession:
             self._samplers.draw(drawing, self.logits(given, start)[-1:], place)
             start += len(given)
         return self._buffers.drawn(count)
+
+    def pretend_cached(self, count: int) -> None:
+        """Take the first `count` positions for cached; their keys and values become zeros."""
+        check_capacity(self.program, count)
+        for array in self._cache.values():
+            array.fill(0)  # written, since pages that never were are one page of zeros, and read from a cache
+        self._cached_tokens = count
 
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""

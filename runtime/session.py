@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,9 @@ class Session(Protocol):
     ) -> SampledBurst:
         """As `burst`, but drawn with these settings, each token from one uniform number of `noise` `[count]`."""
 
+    def pretend_cached(self, count: int) -> None:
+        """Take the first `count` positions for cached, whatever they hold, to time what comes behind them."""
+
     def close(self) -> None:
         """Free the program and its cache."""
 
@@ -87,20 +90,42 @@ SESSIONS: Mapping[str, Mapping[str, str]] = {
 """Session class of each backend on each device, as `module:class`; imported only when such a program is opened."""
 
 
+BATCH_SESSIONS: Mapping[str, Mapping[str, str]] = {
+    "onnxruntime": {"cpu": "autotune.runtime.ort_batch_session:OrtBatchSession"}
+}
+"""As `SESSIONS`, of programs for several sequences at once."""
+
+
 def open_session(folder: Path, threads: int) -> Session:
     """A fresh session of the compiled program in `folder`, computing with that many threads.
 
     ArtifactError if it cannot be run by this version, on this machine, or at all.
     """
     program = Program.read(folder)
-    if program.backend not in SESSIONS:
-        raise ArtifactError(f"{folder} was compiled by {program.backend!r}; this version runs: {', '.join(SESSIONS)}")
-    if program.device not in SESSIONS[program.backend]:
-        known = ", ".join(SESSIONS[program.backend])
+    if program.batch > 1:
+        raise ArtifactError(f"{folder} was compiled for {program.batch} sequences at once, which can only be measured")
+    session: Session = _session_class(SESSIONS, folder, program)(folder, program, threads)
+    return session
+
+
+def open_batch_session(folder: Path, threads: int) -> BatchSession:
+    """A fresh session of a program that was compiled for several sequences; ArtifactError as of `open_session`."""
+    program = Program.read(folder)
+    if program.batch == 1:
+        raise ArtifactError(f"{folder} was compiled for one sequence, not for several at once")
+    session: BatchSession = _session_class(BATCH_SESSIONS, folder, program)(folder, program, threads)
+    return session
+
+
+def _session_class(registry: Mapping[str, Mapping[str, str]], folder: Path, program: Program) -> Any:
+    """The class in the registry that runs the program here."""
+    if program.backend not in registry:
+        raise ArtifactError(f"{folder} was compiled by {program.backend!r}; this version runs: {', '.join(registry)}")
+    if program.device not in registry[program.backend]:
+        known = ", ".join(registry[program.backend])
         raise ArtifactError(
             f"{folder} was compiled by {program.backend} for {program.device!r}; this version runs it on: {known}"
         )
     check_compiled_for(program.device, folder)
-    module, _, name = SESSIONS[program.backend][program.device].partition(":")
-    session: Session = getattr(import_module(module), name)(folder, program, threads)
-    return session
+    module, _, name = registry[program.backend][program.device].partition(":")
+    return getattr(import_module(module), name)

@@ -15,3 +15,9 @@ def check_span(program: Program, cached_tokens: int, tokens: Tokens, start: int,
     capacity, end = program.capacity_tokens, start + len(tokens) + drafted - 1
     if end > capacity:
         raise ValueError(f"position {end - 1} does not fit: the program was compiled for {capacity} tokens")
+
+
+def check_capacity(program: Program, count: int) -> None:
+    """ValueError unless that many positions fit into the cache."""
+    if not 0 <= count <= program.capacity_tokens:
+        raise ValueError(f"{count} positions do not fit: the program was compiled for {program.capacity_tokens} tokens")

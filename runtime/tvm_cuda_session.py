@@ -21,7 +21,7 @@ from autotune.errors import ArtifactError
 from autotune.program import Drafting, Program
 from autotune.runtime.sampled_burst import draw_call_by_call, over_vocabulary
 from autotune.runtime.session import Probabilities, SampledBurst, Tokens
-from autotune.runtime.spans import check_span
+from autotune.runtime.spans import check_capacity, check_span
 from autotune.runtime.tvm_cuda_library import device, load_program
 from autotune.sampling import SamplingSettings
 from autotune.tvm_cuda_layout import WEIGHTS_FILE, DeviceBuffer, TvmCudaLayout
@@ -103,6 +103,11 @@ class TvmCudaSession:
         self._memory.fetch(self._buffers["drafted"], self._drafted)
         self._memory.fetch(self._buffers["chosen"], self._chosen)
         return SampledBurst(self._drafted[:count].tolist(), self._chosen[:count].tolist(), self._distribution)
+
+    def pretend_cached(self, count: int) -> None:
+        """Take the first `count` positions for cached: the cache holds zeros until it is written."""
+        check_capacity(self.program, count)
+        self._cached_tokens = count
 
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""

@@ -26,6 +26,7 @@ from autotune.program import Drafting, Program
 from autotune.runtime.huge_pages import HUGE_PAGE_BYTES, huge_pages
 from autotune.runtime.sampled_burst import draw_call_by_call, over_vocabulary
 from autotune.runtime.session import Probabilities, SampledBurst, Tokens
+from autotune.runtime.spans import check_capacity
 from autotune.runtime.tvm_threads import prepare_pool, use_threads
 from autotune.sampling import SamplingSettings
 from autotune.tvm_import import import_tvm_ffi
@@ -54,6 +55,7 @@ class TvmSession:
         self._probabilities, self._distributions = buffers["probabilities"], buffers["distributions"]
         tensor: Callable[[NDArray[Any]], Any] = import_tvm_ffi().from_dlpack
         self._run = partial(function, *[tensor(array) for array in buffers.values()])
+        self._caches = (buffers["keys"], buffers["values"])
         self._cached_tokens = 0
 
     def logits(self, tokens: Tokens, start: int) -> NDArray[np.float32]:
@@ -115,10 +117,17 @@ class TvmSession:
             self.program, self._distributions[place, : self.program.shape.head_rows].astype(np.float64)
         )
 
+    def pretend_cached(self, count: int) -> None:
+        """Take the first `count` positions for cached; their keys and values become zeros."""
+        check_capacity(self.program, count)
+        for array in self._caches:
+            array.fill(0)  # written, since pages that never were are one page of zeros, and read from a cache
+        self._cached_tokens = count
+
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""
         self.__dict__.pop("_run", None)
-        for name in ("_logits", "_distributions"):
+        for name in ("_logits", "_distributions", "_caches"):
             self.__dict__.pop(name, None)
 
     def _check(self, tokens: Tokens, start: int, drafted: int = 0) -> None:

@@ -131,13 +131,13 @@ def test_bursts_run_behind_the_context() -> None:
     assert table.largest == 4
     assert table.settings == SETTINGS
     assert all(len(samples) >= 3 and min(samples) > 0 for samples in table.samples_s)
-    assert session.greedies[0] == (11, 0)
-    assert [count for _, _, count in session.bursts] == [1, 1, 2, 2, 3, 3, 4, 4, *[1, 2, 3, 4] * 3]
+    assert session.greedies[0] == (1, 11)
+    assert [count for _, _, count in session.bursts] == [1, 1, *[1, 1, 2, 2, 3, 3, 4, 4], *[1, 2, 3, 4] * 3]
     assert {(len(tokens), start) for tokens, start, _ in session.bursts} == {(1, 11)}
 
 
 class TwoWays(PairwiseSession):
-    """Takes so many seconds for a burst, by the way it drafts."""
+    """Takes so many milliseconds for a burst, by the way it drafts."""
 
     def __init__(self, clock: Clock, longest_burst: int, **seconds: float) -> None:
         super().__init__(random_table(0))
@@ -147,7 +147,7 @@ class TwoWays(PairwiseSession):
 
     def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
         self.drafted.append((self.drafting, count))
-        self._clock.now_s += self._seconds[self.drafting.name.lower()]
+        self._clock.now_s += self._seconds[self.drafting.name.lower()] * 1e-3
         return [0] * count
 
 
@@ -162,11 +162,39 @@ def test_the_faster_way_of_drafting_is_measured_and_kept(
     table = measure_bursts(session, replace(BURSTS, settings=replace(SETTINGS, max_time_s=1000.0)))
     assert table.drafting is session.drafting is expected
     chosen_s = burst_s if expected is Drafting.BURST else calls_s
-    assert [table.seconds(count) for count in range(1, 5)] == pytest.approx([chosen_s] * 4)
-    compared = 2 * (SETTINGS.warmup_runs + SETTINGS.min_samples)
-    assert {count for _, count in session.drafted[:compared]} == {3}
-    assert {way for way, _ in session.drafted[:compared]} == set(Drafting)
+    assert [table.seconds(count) for count in range(1, 5)] == pytest.approx([chosen_s * 1e-3] * 4)
+    assert session.drafted[:2] == [(Drafting.CALLS, 1)] * 2  # is it slow?
+    compared = 2 + 2 * (SETTINGS.warmup_runs + SETTINGS.min_samples)
+    assert {count for _, count in session.drafted[2:compared]} == {3}
+    assert {way for way, _ in session.drafted[2:compared]} == set(Drafting)
     assert {way for way, _ in session.drafted[compared:]} == {expected}
+
+
+def test_of_a_slow_draft_a_few_lengths_are_timed_and_its_way_of_drafting_is_not_asked(clock: Clock) -> None:
+    class Slow(TwoWays):
+        def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
+            self.drafted.append((self.drafting, count))
+            clock.now_s += 0.3 * count
+            return [0] * count
+
+    session = Slow(clock, 8, calls=0.0, burst=0.0)
+    table = measure_bursts(session, replace(BURSTS, max_lookahead=8, settings=MeasureSettings(12, 1)))
+    assert table.timed == (1, 4, 8)
+    assert [table.seconds(n) for n in range(1, 9)] == pytest.approx([0.3 * n for n in range(1, 9)])
+    assert {len(samples) for samples in table.samples_s} == {3}
+    assert {way for way, _ in session.drafted} == {Drafting.CALLS}
+    assert clock.now_s - 100.0 < 15.0
+
+
+def test_of_a_slow_target_a_few_lengths_are_timed(clock: Clock) -> None:
+    class Slow(PairwiseSession):
+        def logits(self, tokens: Tokens, start: int) -> np.ndarray:
+            clock.now_s += 0.1 + 0.01 * len(tokens)
+            return super().logits(tokens, start)
+
+    table = measure_verifications(Slow(random_table(0)), replace(VERIFICATIONS, max_lookahead=10))
+    assert table.timed == (1, 2, 3, 5, 9, 11)
+    assert [table.seconds(n) for n in range(1, 12)] == pytest.approx([0.1 + 0.01 * n for n in range(1, 12)])
 
 
 def test_a_program_without_bursts_is_not_compared(clock: Clock) -> None:
@@ -203,7 +231,7 @@ def test_verifications_compute_one_position_more_than_drafted(sampling: Sampling
     session = Spy()
     table = measure_verifications(session, replace(VERIFICATIONS, sampling=sampling))
     assert table.largest == 5
-    assert session.greedies[0] == (11, 0)
+    assert session.greedies[0] == (1, 11)
     assert session.greedies[-5:] == [(count, 11) for count in range(1, 6)]
 
 
@@ -282,7 +310,7 @@ def test_the_burst_job_rejects_a_broken_program_before_it_is_measured() -> None:
 def test_the_target_job_speaks_json(opened: list[tuple[Path, int]]) -> None:
     answer = measure.target_job(asdict(VERIFICATIONS))
     assert opened == [(Path("program"), 1), (Path("draft"), 1)]
-    assert set(answer) == {"verify", "overhead_s", "plain_overhead_s", "date"}
+    assert set(answer) == {"verify", "overhead_s", "plain_overhead_s", "date", "source", "by_context"}
     assert len(answer["verify"]["samples_s"]) == 5
 
 

@@ -7,6 +7,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from autotune.candidate import INT4_BLOCK, DraftShape, Precision
 from autotune.quantization import (
+    as_stored,
     dequantised,
     from_bfloat16_bits,
     quantise,
@@ -15,7 +16,7 @@ from autotune.quantization import (
 )
 from autotune.shape import weight_shapes
 from autotune.weights import FloatArray
-from tests.support.models import tiny_weights
+from tests.support.models import STYLED, styled_weights, tiny_weights
 
 SHAPE = DraftShape(layers=2, heads=2, kv_heads=1, head_dim=16, hidden=24, ffn=40, vocab=30)
 
@@ -100,6 +101,22 @@ def test_matrices_are_quantised_embedding_and_norms_are_not(name: str) -> None:
     weights = tiny_weights(SHAPE)
     changed = not np.array_equal(dequantised(weights, Precision.INT8).arrays[name], weights.arrays[name])
     assert changed == (name != "embed" and weights.arrays[name].ndim == 2)
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+@pytest.mark.parametrize("name", STYLED)
+def test_tables_norms_and_biases_of_every_style_are_not_quantised(name: str, precision: Precision) -> None:
+    weights = styled_weights(name)
+    changed = {key for key, array in dequantised(weights, precision).arrays.items() if array is not weights.arrays[key]}
+    assert changed == {key for key, array in weights.arrays.items() if array.ndim == 2} - {"embed", "positions"}
+
+
+@pytest.mark.parametrize("precision", set(Precision) - {Precision.FP32})
+def test_large_arrays_are_stored_as_small_ones_are(precision: Precision) -> None:
+    matrix = np.random.default_rng(0).standard_normal((2100, 1000)).astype(np.float32)
+    whole = as_stored("head", matrix, precision)
+    rows = [as_stored("head", matrix[begin : begin + 7], precision) for begin in range(0, 2100, 7)]
+    np.testing.assert_array_equal(whole, np.concatenate(rows))
 
 
 def test_fp32_is_left_alone() -> None:

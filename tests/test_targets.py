@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import BadRequest
-from autotune.targets import check_same_tokenizer, demo_folder, list_targets, resolve_target
+from autotune.targets import (
+    Blueprint,
+    Target,
+    check_same_tokenizer,
+    default_source,
+    demo_folder,
+    find_model,
+    find_tokenizer,
+    list_targets,
+    resolve_target,
+)
 from tests.support.checkpoints import edit_json, save_llama, save_tokenizer
 
 
@@ -68,8 +78,78 @@ def test_every_shard_counts(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_told_what_is_known() -> None:
-    with pytest.raises(BadRequest, match="unknown target 'demmo': give 'demo' or a folder"):
+    with pytest.raises(BadRequest, match=r"unknown target 'demmo': did you mean demo\?; or give a folder"):
         resolve_target("demmo")
+    with pytest.raises(BadRequest, match=r"unknown target 'llama-56b': did you mean llama-65b or"):
+        find_model("llama-56b")
+    with pytest.raises(BadRequest, match=r"unknown target './none': there is no such folder"):
+        find_model("./none")
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, empty."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("autotune.hub.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def snapshot(hub_cache: Path, repository: str) -> Path:
+    """The folder of a repository's snapshot in the hub's cache."""
+    stored = hub_cache / f"models--{repository.replace('/', '--')}"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs/main").write_text("0" * 40)
+    return stored / "snapshots" / ("0" * 40)
+
+
+def test_a_preset_without_weights_is_a_blueprint(hub_cache: Path) -> None:
+    model = find_model("llama-65b")
+    assert (type(model), model.id, model.family, model.shape.layers) == (Blueprint, "llama-65b", "llama", 80)
+    assert default_source(model) == "llama-7b"
+    by_repository = find_model("huggyllama/llama-65b")
+    assert (by_repository.id, by_repository.shape) == ("huggyllama/llama-65b", model.shape)
+    assert default_source(find_model("llama-7b")) is None
+    with pytest.raises(
+        BadRequest, match=r"weights of llama-65b are not here \(looked for huggyllama/llama-65b in .*hub"
+    ):
+        resolve_target("llama-65b")
+
+
+def test_a_preset_whose_weights_are_in_the_cache_is_a_target(hub_cache: Path, tiny_checkpoint: Path) -> None:
+    folder = snapshot(hub_cache, "huggyllama/llama-65b")
+    shutil.copytree(tiny_checkpoint, folder)
+    model = resolve_target("llama-65b")
+    assert (model.id, model.checkpoint) == ("llama-65b", folder)
+    assert resolve_target(model.id) == model
+    (folder / "model.safetensors").unlink()
+    assert type(find_model("llama-65b")) is Blueprint
+    assert find_tokenizer("llama-65b") == folder
+
+
+def test_a_repository_that_is_half_here_is_a_blueprint(hub_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"our/tiny is neither a folder nor in the hub's cache"):
+        find_model("our/tiny")
+    folder = snapshot(hub_cache, "our/tiny")
+    save_llama(folder, shard_size="20KB")
+    save_tokenizer(folder)
+    assert isinstance(find_model("our/tiny"), Target)
+    next(folder.glob("model-00002*")).unlink()
+    assert type(find_model("our/tiny")) is Blueprint
+
+
+def test_a_folder_with_a_config_alone_is_a_blueprint(copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    model = find_model(str(copied))
+    assert (type(model), model.id) == (Blueprint, str(copied))
+    with pytest.raises(BadRequest, match=r"copied has no weights"):
+        resolve_target(str(copied))
+
+
+def test_the_tokenizer_of_a_model_that_is_elsewhere(hub_cache: Path, tiny_checkpoint: Path) -> None:
+    assert find_tokenizer(str(tiny_checkpoint)) == tiny_checkpoint.resolve()
+    assert find_tokenizer("demo") == demo_folder()
+    with pytest.raises(BadRequest, match=r"tokenizer of llama-65b is not here .*--download"):
+        find_tokenizer("llama-65b")
 
 
 def test_a_target_needs_its_tokenizer(copied: Path) -> None:

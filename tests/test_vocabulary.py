@@ -11,7 +11,8 @@ from autotune.sampling import SamplingSettings
 from autotune.traces import Trace, Traces
 from autotune.vocabulary import TrimmingEstimator, Vocabulary, check_draft_vocabularies, rank_tokens
 from autotune.weights import ModelWeights
-from tests.support.models import tiny_weights
+from tests.support.models import styled_weights, tiny_weights
+from tests.support.reference_decoder import decoder_logits
 
 VOCAB = 12
 SHAPE = DraftShape(layers=1, heads=2, kv_heads=1, head_dim=4, hidden=8, ffn=8, vocab=VOCAB)
@@ -91,6 +92,17 @@ def test_a_trimmed_draft_is_the_whole_one_with_fewer_rows() -> None:
     np.testing.assert_array_equal(draft.arrays["head"], whole.arrays["head"][9:])
     assert all(np.array_equal(draft.arrays[name], whole.arrays[name]) for name in whole.arrays.keys() - {"head"})
     assert estimator.weights(SHAPE).token_ids is None
+
+
+@pytest.mark.parametrize("name", ["opt", "opt-350m"])
+def test_heads_of_any_width_are_trimmed(name: str) -> None:
+    """OPT-350M's head reads another width than the hidden one."""
+    weights = styled_weights(name)
+    shape, tokens = replace(weights.shape, draft_vocab=5), [3, 1, 4]
+    draft = Vocabulary(np.array([7, 0, 90, 31, 4, *({*range(101)} - {7, 0, 90, 31, 4})])).trim(weights, shape)
+    assert draft.shape == shape
+    assert draft.arrays["head"].shape == (5, shape.embed_dim)
+    np.testing.assert_array_equal(decoder_logits(draft, tokens), decoder_logits(weights, tokens)[:, [0, 4, 7, 31, 90]])
 
 
 def test_the_eos_tokens_must_leave_room() -> None:

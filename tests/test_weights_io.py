@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from autotune.candidate import DraftShape
-from autotune.weights import trimmed
+from autotune.weights import random_weights, trimmed
 from autotune.weights_io import load_weights, save_weights
-from tests.support.models import tiny_weights
+from tests.support.models import NUMERICS, tiny_weights
 
 SHAPE = DraftShape(layers=2, heads=2, kv_heads=1, head_dim=4, hidden=8, ffn=12, vocab=30)
 
@@ -24,3 +24,11 @@ def test_weights_are_read_as_they_were_written(tmp_path: Path, token_ids: list[i
     assert read.arrays.keys() == weights.arrays.keys()
     assert all(np.array_equal(read.arrays[name], weights.arrays[name]) for name in weights.arrays)
     assert (None if read.token_ids is None else read.token_ids.tolist()) == token_ids
+
+
+def test_no_two_random_matrices_are_equal() -> None:
+    """ONNX Runtime keeps equal matrices once: a model made of them would measure as smaller than it is."""
+    shape = DraftShape(layers=3, heads=8, kv_heads=8, head_dim=128, hidden=1024, ffn=1100, vocab=1200)
+    weights = random_weights(shape, NUMERICS)
+    matrices = [np.ascontiguousarray(array).tobytes() for array in weights.arrays.values() if array.ndim == 2]
+    assert len(set(matrices)) == len(matrices)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from autotune.database.subjects import (
     AcceptanceSubject,
     BurstSubject,
+    SliceSubject,
     Subject,
     TargetSubject,
     parse_subject,
@@ -39,6 +40,7 @@ Value = KnownBurst | TargetLatency | Acceptance
 _VALUES: Mapping[type[Subject], TypeAdapter[Any]] = {
     BurstSubject: TypeAdapter(KnownBurst),
     TargetSubject: TypeAdapter(TargetLatency),
+    SliceSubject: TypeAdapter(TargetLatency),
     AcceptanceSubject: TypeAdapter(Acceptance),
 }
 
@@ -143,7 +145,7 @@ def _check(entry: Entry) -> None:
         case BurstSubject() as subject, KnownBurst(built, burst):
             _check_table(burst, subject.max_lookahead, subject.device)
             _check_positive("build seconds", [built.build_s])
-        case TargetSubject() as subject, TargetLatency(verify, overhead_s, plain_overhead_s):
+        case (TargetSubject() | SliceSubject()) as subject, TargetLatency(verify, overhead_s, plain_overhead_s):
             _check_table(verify, subject.max_lookahead + 1, subject.device)
             if not (math.isfinite(overhead_s) and math.isfinite(plain_overhead_s)):
                 raise BadEntry("an overhead is not finite")

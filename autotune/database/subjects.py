@@ -26,6 +26,7 @@ from autotune.weights import ModelWeights, Numerics
 _LATENCY_SOURCES = (
     "autotune.compile",
     "autotune.runtime",
+    "autotune.extrapolation",
     "autotune.measure",
     "autotune.program",
     "autotune.quantization",
@@ -33,6 +34,7 @@ _LATENCY_SOURCES = (
     "autotune.tvm_import",
     "autotune.tvm_layout",
 )
+_SLICE_SOURCES = ("autotune.slices", "autotune.slice_job", "autotune.tensor_parallel")
 _ACCEPTANCE_SOURCES = ("autotune.proxy", "autotune.acceptance", "autotune.quantization", "autotune.sampling")
 
 
@@ -79,6 +81,32 @@ class TargetSubject:
 
 
 @dataclass(frozen=True)
+class SliceSubject:
+    """A target's side of a round, extrapolated from slices of it."""
+
+    shape: DraftShape
+    numerics: Numerics
+    backend: str
+    precision: Precision
+    device: str
+    """Fingerprint of the device."""
+    max_lookahead: int
+    contexts: tuple[int, ...]
+    """Beside the one that `measuring` names."""
+    thread_counts: tuple[int, ...]
+    """The numbers of threads that were tried."""
+    parallel_degree: int
+    collective_s: float
+    slicing: str | None
+    """How it was to be sliced; None: as memory allows."""
+    measuring: MeasureSettings
+    """As they were before the threads were chosen."""
+    sampling: SamplingSettings
+    versions: dict[str, str]
+    kind: Literal["slices"] = "slices"
+
+
+@dataclass(frozen=True)
 class AcceptanceSubject:
     """How often a draft's tokens are accepted; no device: it is arithmetic on weights and traces."""
 
@@ -93,7 +121,7 @@ class AcceptanceSubject:
     kind: Literal["acceptance"] = "acceptance"
 
 
-Subject = BurstSubject | TargetSubject | AcceptanceSubject
+Subject = BurstSubject | TargetSubject | SliceSubject | AcceptanceSubject
 
 _SUBJECT: TypeAdapter[Subject] = TypeAdapter(Annotated[Subject, Field(discriminator="kind")])
 
@@ -123,6 +151,16 @@ def _latency_versions(backend: str) -> dict[str, str]:
 def latency_versions(backend: str) -> dict[str, str]:
     """Versions of everything that shapes how fast the backend's programs are; BadRequest if it is unknown."""
     return dict(_latency_versions(backend))
+
+
+@cache
+def _slice_versions(backend: str) -> dict[str, str]:
+    return _latency_versions(backend) | {"slices": source_digest(_SLICE_SOURCES)}
+
+
+def slice_versions(backend: str) -> dict[str, str]:
+    """As `latency_versions`, and of what slices models."""
+    return dict(_slice_versions(backend))
 
 
 @cache

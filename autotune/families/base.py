@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from autotune.candidate import DraftShape
+from autotune.shape import DraftShape
 from autotune.weights import ModelWeights, Numerics
 
 Config = Mapping[str, Any]
-"""A parsed `config.json`; each family turns it into its own typed configuration at once."""
+"""A parsed `config.json`; each family turns it into its own typed settings at once."""
 
 
 class Family(Protocol):
@@ -24,8 +24,17 @@ class Family(Protocol):
     def describe(self, folder: Path) -> tuple[DraftShape, Numerics]:
         """Shape and numerics, from config.json alone; BadRequest where it asks for something unsupported."""
 
+    def describe_config(self, config: Config, source: Path) -> tuple[DraftShape, Numerics]:
+        """The same of a config that is read already; errors name `source`."""
+
     def read(self, folder: Path) -> ModelWeights:
         """The checkpoint's canonical weights in fp32; BadRequest where it is unsupported or broken."""
+
+    def config(self, shape: DraftShape, numerics: Numerics, tied: bool, like: Path | None) -> Config:
+        """The config.json that `write` gives a model of this shape; BadRequest if no checkpoint can hold it.
+
+        tied: its head is its embedding.
+        """
 
     def write(self, weights: ModelWeights, folder: Path, like: Path | None) -> None:
         """Write config.json and model.safetensors that load in transformers with the same logits.

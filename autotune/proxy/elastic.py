@@ -104,8 +104,8 @@ def train_elastic(
     began = time.perf_counter()
     learned, _ = split_held_out(traces)
     with torch_threads(settings.threads):
-        ordered = order(source, calibrate(source, calibration_sequences(learned)))
-        network = network_of(ordered, trainable=True)
+        # The ordered copy of the source is not kept beside the network's own.
+        network = network_of(order(source, calibrate(source, calibration_sequences(learned))), trainable=True)
         batches = Batches(learned.items, traces.settings, recipe.batch_tokens, settings.seed)
 
         def loss_at(step: int) -> Tensor:

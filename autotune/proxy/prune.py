@@ -7,7 +7,8 @@ import numpy as np
 from autotune.candidate import DraftShape
 from autotune.proxy.base import Preparation
 from autotune.proxy.criteria import Importance, TokenIds, calibrate
-from autotune.proxy.units import check_inside, pick_layers, select
+from autotune.proxy.units import Indices, check_inside, pick_layers, select
+from autotune.shape import Norm
 from autotune.traces import Traces
 from autotune.weights import FloatArray, ModelWeights
 
@@ -27,24 +28,34 @@ class PrunedEstimator:
         """The source's most important units that make up `shape`."""
         check_inside(self.source.shape, shape)
         kept = pick_layers(self.source.shape.layers, shape.layers)
-        hidden = self.importance.best_hidden(shape.hidden)
-        pruned = select(self.source, [self.importance.best(layer, shape) for layer in kept], hidden)
+        hidden = np.sort(self.importance.best_hidden(shape.hidden))
+        units = [self.importance.best(layer, shape).in_source_order() for layer in kept]
+        pruned = select(self.source, units, hidden)
         return replace(pruned, arrays={**pruned.arrays, **self._corrected_norms(pruned, kept, hidden)})
 
-    def _corrected_norms(
-        self, pruned: ModelWeights, kept: tuple[int, ...], hidden: np.ndarray
-    ) -> dict[str, FloatArray]:
-        """Norm gains `[hidden]` scaled so that each kept dimension leaves a norm as large as it did in the source.
+    def _corrected_norms(self, pruned: ModelWeights, kept: tuple[int, ...], hidden: Indices) -> dict[str, FloatArray]:
+        """Norm gains, and biases of LayerNorms, `[hidden]` with which kept dimensions leave norms as in the source.
 
-        RMSNorm divides by the root mean square over the dimensions it sees; the kept ones, being the more active,
-        have a larger one than all of them together.
+        Norms measure the dimensions they see.  The kept ones, being the more active, have a larger root mean square
+        (or deviation) than all of them together: gains grow by that ratio.  The mean that a LayerNorm subtracts is
+        another one too; biases make up for the difference.  This holds wherever norms stand.  Where they come last,
+        none stands before the head, which then reads kept dimensions as the last layer's corrected norm leaves them.
         """
-        energy = self.importance.energy
-        ratio = np.sqrt(energy[:, hidden].mean(axis=1) / energy.mean(axis=1))
-        corrected = {"norm": pruned.arrays["norm"] * ratio[-1]}
-        for position, layer in enumerate(kept):
-            for offset, name in enumerate(("attn.norm", "ffn.norm")):
-                corrected[f"layers.{position}.{name}"] = pruned.layer(position, name) * ratio[2 * layer + offset]
+        style, every = self.source.shape.style, np.arange(self.source.shape.hidden)
+        mean, scale = self.importance.norm_statistics(style, hidden)
+        whole_mean, whole_scale = self.importance.norm_statistics(style, every)
+        ratio, shift = scale / whole_scale, (mean - whole_mean) / whole_scale
+        norms = {
+            f"layers.{position}.{name}": 2 * layer + offset
+            for position, layer in enumerate(kept)
+            for offset, name in enumerate(("attn.norm", "ffn.norm"))
+        }
+        if style.norm_first:
+            norms["norm"] = -1
+        corrected = {name: pruned.arrays[name] * ratio[index] for name, index in norms.items()}
+        if style.norm is Norm.LAYER:
+            for name, index in norms.items():
+                corrected[f"{name}.bias"] = pruned.arrays[f"{name}.bias"] + pruned.arrays[name] * shift[index]
         return corrected
 
 

@@ -1,6 +1,6 @@
 """How often a draft would be accepted: one teacher-forced pass over recorded traces."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,13 +9,31 @@ from torch import Tensor
 
 from autotune.acceptance import Vector, acceptance_probabilities
 from autotune.errors import AutotuneError
-from autotune.proxy.network import head_logits, hidden_states, network_of
+from autotune.number_formats import Precision
+from autotune.proxy.network import (
+    Network,
+    Rotation,
+    embedded,
+    for_head,
+    head_logits,
+    rotation_of,
+    shared_tensors,
+    through_layer,
+)
 from autotune.proxy.training import torch_threads
+from autotune.quantization import as_stored
 from autotune.sampling import SamplingSettings, distribution
+from autotune.shape import layer_weight_shapes, outer_weight_shapes
 from autotune.traces import Trace, Traces
 from autotune.weights import ModelWeights
 
 Rows = NDArray[np.int64]
+
+_LAST = frozenset({"norm", "norm.bias", "head.project", "head"})
+"""Outer weights that come behind the layers; the others come before them."""
+
+_Passing = tuple[Tensor, Rotation | None]
+"""A batch's residual stream on its way through the layers, and the rotations of its positions."""
 
 _BATCH_TOKENS = 2048
 """Padded tokens computed at once: large enough for efficient products, small enough to stay in the caches."""
@@ -25,24 +43,55 @@ class NotANumber(AutotuneError):
     """A draft's logits are NaN or infinite; such a candidate is rejected."""
 
 
-def acceptance_of(weights: ModelWeights, traces: Traces, *, threads: int = 1) -> list[Vector]:
+def acceptance_of(
+    weights: ModelWeights, traces: Traces, *, precision: Precision = Precision.FP32, threads: int = 1
+) -> list[Vector]:
     """r_t `[T]` of every trace: the probability that the draft's token at each place is accepted.
+
+    The draft computes with what `precision` makes of its weights.  All traces go through one layer after another, so
+    that beside the draft itself no more than a layer, or a table, of such weights is in memory.
 
     Greedy: [arg-max q == y_t]; sampled: min(1, q(y_t) / p(y_t)), both given the true prefix.  A trimmed draft's q is a
     distribution over the tokens of its head, which is what it drafts from, and 0 elsewhere.  Raises NotANumber.
     """
-    network, rows = network_of(weights), _rows_of_tokens(weights)
+    rows, batches = _rows_of_tokens(weights), list(_by_length(traces.items))
     result: list[Vector] = [np.empty(0)] * len(traces.items)
     with torch_threads(threads), torch.inference_mode():
-        for members in _by_length(traces.items):
-            batch = [traces.items[member] for member in members]
-            # The last token is never an input: nothing after it is to be predicted.
-            states = hidden_states(network, _pad(batch))
-            for member, trace, row in zip(members, batch, states, strict=True):
+        # The last token is never an input: nothing after it is to be predicted.
+        streams = _streams(weights, precision, [_pad([traces.items[member] for member in each]) for each in batches])
+        last = _stored(weights, precision, _LAST & outer_weight_shapes(weights.shape).keys())
+        for members, stream in zip(batches, streams, strict=True):
+            for member, states in zip(members, for_head(last.view(), stream), strict=True):
+                trace = traces.items[member]
                 first = len(trace.prompt) - 1
-                logits = head_logits(network, row[first : first + len(trace.continuation)])
+                logits = head_logits(last, states[first : first + len(trace.continuation)])
                 result[member] = _trace_acceptance(logits, rows[trace.continuation], trace, traces.settings)
     return result
+
+
+def _streams(weights: ModelWeights, precision: Precision, batches: Sequence[Tensor]) -> list[Tensor]:
+    """The residual streams `[traces, length, hidden]` behind the last layer, of each batch `[traces, length]`."""
+    passing = _embedded(weights, precision, batches)
+    for index in range(weights.shape.layers):
+        passing = _through_layer(weights, precision, index, passing)
+    return [stream for stream, _ in passing]
+
+
+def _embedded(weights: ModelWeights, precision: Precision, batches: Sequence[Tensor]) -> list[_Passing]:
+    first = _stored(weights, precision, outer_weight_shapes(weights.shape).keys() - _LAST)
+    return [(embedded(first.view(), tokens), rotation_of(first, tokens.shape[1])) for tokens in batches]
+
+
+def _through_layer(weights: ModelWeights, precision: Precision, index: int, passing: list[_Passing]) -> list[_Passing]:
+    names = [f"layers.{index}.{name}" for name in layer_weight_shapes(weights.shape)]
+    view = _stored(weights, precision, names).view()
+    return [(through_layer(view, index, stream, rotation), rotation) for stream, rotation in passing]
+
+
+def _stored(weights: ModelWeights, precision: Precision, names: Iterable[str]) -> Network:
+    """The network with only these of its weights, as they are stored at that precision."""
+    arrays = ((name, as_stored(name, weights.arrays[name], precision)) for name in names)
+    return Network(weights.shape, weights.numerics, shared_tensors(arrays), weights.token_ids)
 
 
 def _rows_of_tokens(weights: ModelWeights) -> Rows:

@@ -88,7 +88,7 @@ def train(
     if path and path.exists():
         run.load(path)
         logger.info("training continues at step %d of %d", run.step, steps)
-    good: dict[str, Tensor] | None = run.snapshot() if run.step else None
+    good = run.snapshot() if run.step else None
     while run.step < steps:
         loss = loss_at(run.step)
         if not run.update(loss, recipe.rate(run.step, steps)):
@@ -99,7 +99,7 @@ def train(
                 run.save(path)
         if on_progress:
             on_progress(run.step / steps)
-    return Trained(run.snapshot(), None)
+    return Trained(run.snapshot() if good is None else good, None)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Pruning takes a subset of the units, ordering permutes them, slicing takes a prefix: all three are one `select`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from autotune.candidate import DraftShape
 from autotune.errors import BadRequest
+from autotune.proxy.unit_axes import Unit, unit_axes
+from autotune.shape import layer_weight_shapes, outer_weight_shapes
 from autotune.weights import FloatArray, ModelWeights
 
 Indices = NDArray[np.int64]
@@ -28,39 +30,44 @@ class LayerUnits:
     channels: Indices
     """`[ffn]` FFN channels."""
 
+    def in_source_order(self) -> "LayerUnits":
+        """The same units as they follow one another in the source, where what is kept whole needs no copy."""
+        places = np.argsort(self.kv_heads)
+        heads = np.sort(self.heads[places], axis=1)
+        return LayerUnits(self.layer, self.kv_heads[places], heads, np.sort(self.channels))
+
 
 def select(source: ModelWeights, layers: Sequence[LayerUnits], hidden: Indices) -> ModelWeights:
-    """The model made of these units of `source`; `hidden` are the residual dimensions, the same in every layer."""
-    head_dim = source.shape.head_dim
-    arrays: dict[str, FloatArray] = {
-        "embed": source.arrays["embed"][:, hidden],
-        "norm": source.arrays["norm"][hidden],
-        "head": source.arrays["head"][:, hidden],
-    }
-    for position, units in enumerate(layers):
-        query, kv = _rows(units.heads.ravel(), head_dim), _rows(units.kv_heads, head_dim)
-        taken = {
-            "attn.norm": (hidden,),
-            "attn.q": (query, hidden),
-            "attn.k": (kv, hidden),
-            "attn.v": (kv, hidden),
-            "attn.o": (hidden, query),
-            "ffn.norm": (hidden,),
-            "ffn.gate": (units.channels, hidden),
-            "ffn.up": (units.channels, hidden),
-            "ffn.down": (hidden, units.channels),
+    """The model made of these units of `source`; `hidden` are the residual dimensions, the same in every layer.
+
+    Arrays that are taken whole are the source's own; a head that is tied to the embedding stays so.
+    """
+    shape, head_dim = source.shape, source.shape.head_dim
+
+    def taken(name: str, array: FloatArray, units: Mapping[Unit, Indices]) -> FloatArray:
+        return _take(array, [units.get(unit) for unit in unit_axes(name, shape.style)])
+
+    outer = {Unit.HIDDEN: hidden}
+    arrays = {name: taken(name, source.arrays[name], outer) for name in outer_weight_shapes(shape)}
+    if source.arrays["head"] is source.arrays["embed"]:
+        arrays["head"] = arrays["embed"]
+    for position, chosen in enumerate(layers):
+        units = outer | {
+            Unit.QUERY: _rows(chosen.heads.ravel(), head_dim),
+            Unit.KEY_VALUE: _rows(chosen.kv_heads, head_dim),
+            Unit.CHANNEL: chosen.channels,
         }
-        for name, axes in taken.items():
-            arrays[f"layers.{position}.{name}"] = source.layer(units.layer, name)[np.ix_(*axes)]
-    shape = replace(
-        source.shape,
+        for name in layer_weight_shapes(shape):
+            arrays[f"layers.{position}.{name}"] = taken(name, source.layer(chosen.layer, name), units)
+    selected = replace(
+        shape,
         layers=len(layers),
         heads=layers[0].heads.size,
         kv_heads=layers[0].kv_heads.size,
         ffn=layers[0].channels.size,
         hidden=hidden.size,
     )
-    return ModelWeights(shape, source.numerics, arrays)
+    return ModelWeights(selected, source.numerics, arrays)
 
 
 def pick_layers(total: int, count: int) -> tuple[int, ...]:
@@ -88,11 +95,23 @@ def check_inside(source: DraftShape, shape: DraftShape) -> None:
     for name in ("head_dim", "vocab", "draft_vocab"):
         if getattr(shape, name) != getattr(source, name):
             raise BadRequest(f"draft {shape}: {name} must be the source's {getattr(source, name)}")
+    for name, own in vars(source.style).items():
+        if getattr(shape.style, name) != own:
+            raise BadRequest(f"draft {shape}: {name} of its style must be the source's {own}")
     limits = {name: (getattr(shape, name), getattr(source, name)) for name in ("layers", "kv_heads", "ffn", "hidden")}
     limits["heads per kv head"] = (shape.heads // shape.kv_heads, source.heads // source.kv_heads)
     for name, (asked, available) in limits.items():
         if asked > available:
             raise BadRequest(f"draft {shape} has {asked} {name}, but the source has only {available}")
+
+
+def _take(array: FloatArray, axes: Sequence[Indices | None]) -> FloatArray:
+    """The array with only these indices along each axis, in their order; None: all of them, as they are."""
+    whole = [np.arange(length) for length in array.shape]
+    chosen = [every if kept is None else kept for every, kept in zip(whole, axes, strict=True)]
+    if all(map(np.array_equal, chosen, whole)):
+        return array
+    return array[np.ix_(*chosen)]
 
 
 def _rows(heads: Indices, head_dim: int) -> Indices:

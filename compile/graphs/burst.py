@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from autotune.compile.graphs.decoder import HIDDEN, IR_VERSION, OPSETS, TOKEN_IDS
+from autotune.compile.graphs.decoder import HIDDEN, TOKEN_IDS
 from autotune.compile.graphs.draw import drawing_constants, drawing_inputs, drawing_nodes
+from autotune.compile.graphs.graph_writer import IR_VERSION, OPSETS
 from autotune.ort_layout import Drawing
 
 _LAST = "last_position"

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 ALIGNMENT_BYTES = 4096
 """Every array starts on a page, so that a runtime can map it instead of reading it."""
 
+_PIECE_BYTES = 16 << 20
+"""What is copied at a time of an array whose rows do not lie one behind the other."""
+
 
 class ExternalData:
     """An open file of arrays; use as a context manager, then save the graph that names them in the same folder."""
@@ -30,7 +33,9 @@ class ExternalData:
         """
         self._file.write(bytes(-self._file.tell() % ALIGNMENT_BYTES))
         offset = self._file.tell()
-        self._file.write(np.ascontiguousarray(array).data)
+        rows = max(1, _PIECE_BYTES // max(array[:1].nbytes, 1))
+        for first in range(0, len(array), rows):
+            self._file.write(np.ascontiguousarray(array[first : first + rows]).data)
         tensor = onnx.TensorProto(
             name=name,
             data_type=data_type or onnx.helper.np_dtype_to_tensor_dtype(array.dtype),

@@ -15,6 +15,11 @@ FLOAT_TYPES = {
 }
 
 
+def float_dtype(floats: Precision) -> np.dtype[np.generic]:
+    """NumPy's type of what `stored_floats` returns."""
+    return stored_floats(np.zeros(0, np.float32), floats).dtype
+
+
 def stored_floats(array: FloatArray, floats: Precision) -> NDArray[np.generic]:
     """The array as it stands in the weights file: of bfloat16, which NumPy lacks, the bit patterns."""
     match floats:

@@ -14,7 +14,8 @@ from autotune.compile.graphs.floats import FLOAT_TYPES
 from autotune.compile.ort_backend import OrtBackend
 from autotune.ort_weights import WeightsIndex
 from autotune.quantization import dequantised, from_bfloat16_bits
-from tests.support.conformance import CAPACITY, LENGTH, SHAPES
+from tests.support.compiled import CAPACITY, LENGTH
+from tests.support.conformance import SHAPES
 from tests.support.models import reference_logits, tiny_weights
 
 HALVES = (Precision.FP16, Precision.BF16)

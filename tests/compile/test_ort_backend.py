@@ -13,7 +13,7 @@ from autotune.candidate import DraftShape, Precision
 from autotune.compile import ort_backend
 from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.build_job import BuildRequest, build_sandboxed
-from autotune.compile.graphs import decoder
+from autotune.compile.graphs import graph_writer
 from autotune.compile.graphs.external_data import ALIGNMENT_BYTES
 from autotune.compile.ort_backend import OrtBackend
 from autotune.compile.sandbox import Limits
@@ -22,9 +22,11 @@ from autotune.program import Program
 from autotune.quantization import dequantised
 from autotune.results import Built, Rejected, RejectReason
 from autotune.runtime.session import open_session
+from autotune.shape import Style
 from autotune.weights import random_weights
 from autotune.weights_io import save_weights
 from tests.support.models import NUMERICS, tiny_weights
+from tests.support.reference_decoder import decoder_logits
 
 SHAPE = DraftShape(layers=2, heads=4, kv_heads=2, head_dim=16, hidden=64, ffn=88, vocab=96)
 PRECISIONS = sorted(OrtBackend().precisions("cpu"))
@@ -88,12 +90,21 @@ def test_four_bit_products_use_the_very_weights_the_proxy_scores(heads: int, hal
     shape = DraftShape(layers=1, heads=heads, kv_heads=1, head_dim=2 * half, hidden=40, ffn=24, vocab=50)
     weights = random_weights(shape, NUMERICS, seed)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoder, "INT8_ACTIVATIONS", 1)  # accuracy level 1: fp32 activations
+        patch.setattr(graph_writer, "INT8_ACTIVATIONS", 1)  # accuracy level 1: fp32 activations
         build_program("onnxruntime", weights, CompileSettings(Precision.INT4, 32), Path(name, "int4"))
         exact = dequantised(weights, Precision.INT4)
         build_program("onnxruntime", exact, CompileSettings(Precision.FP32, 32), Path(name, "fp32"))
         actual, expected = (open_session(Path(name, each), 1).logits([1, 2, 3], 0) for each in ("int4", "fp32"))
     assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("head_dim", [6, 20])
+def test_norms_of_heads_know_nothing_of_what_aligns_them(head_dim: int, tmp_path: Path) -> None:
+    shape = DraftShape(2, 4, 2, head_dim, hidden=40, ffn=24, vocab=50, style=Style(qk_norm=True))
+    weights = tiny_weights(shape, numerics=replace(NUMERICS, norm_eps=0.1))
+    build_program("onnxruntime", weights, CompileSettings(Precision.FP32, 32), tmp_path)
+    expected = decoder_logits(weights, [3, 1, 2])
+    assert np.abs(open_session(tmp_path, 1).logits([3, 1, 2], 0) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_a_missing_runtime_is_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,15 @@ from autotune.candidate import Precision
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 from autotune.runtime import session
-from tests.support.conformance import BackendConformance, Compiled
+from tests.support.compiled import Compiled
+from tests.support.conformance import BackendConformance
+from tests.support.models import STYLED
 from tests.support.ort_on_cpu import OrtOnCpu
 
 
 class TestOrtConformance(BackendConformance):
     backend = "onnxruntime"
+    styles = tuple(STYLED)
 
 
 class OnCuda(BackendConformance):
@@ -17,8 +20,10 @@ class OnCuda(BackendConformance):
 
     backend = "onnxruntime"
     device = "cuda"
+    styles = tuple(STYLED)
     exact = Precision.FP16
     tolerance = 1e-2
+    agreement = 1e-3  # biases are added before or after rounding, as the operators are fused
 
 
 class TestProgramsForCudaOnTheCpu(OnCuda):

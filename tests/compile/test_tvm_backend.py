@@ -57,3 +57,9 @@ def test_building_takes_seconds(tmp_path: Path) -> None:
     began = time.process_time()
     build_program("tvm", weights, CompileSettings(Precision.FP32, 256), tmp_path)
     assert time.process_time() - began < 12
+
+
+def test_several_sequences_at_once_are_refused(tmp_path: Path) -> None:
+    settings = CompileSettings(Precision.FP32, 32, batch=4)
+    with pytest.raises(BadRequest, match="one sequence at a time, not for 4"):
+        build_program("tvm", tiny_weights(SHAPE), settings, tmp_path)

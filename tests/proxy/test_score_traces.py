@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from autotune.candidate import DraftShape
+from autotune.number_formats import Precision
 from autotune.proxy.score_traces import NotANumber, acceptance_of
-from autotune.sampling import distribution
+from autotune.quantization import dequantised
+from autotune.sampling import SamplingSettings, distribution
 from autotune.traces import Traces
 from autotune.weights import ModelWeights, trimmed
+from tests.proxy.conftest import write_traces
 from tests.proxy.test_network import logits_of
-from tests.support.models import tiny_weights
+from tests.support.models import STYLED, styled_weights, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,16 @@ def test_trimming_away_nothing_that_is_written_can_only_help(source: ModelWeight
     assert len(written) < source.shape.vocab
     for ratios in acceptance_of(trimmed(source, written), greedy_traces):
         assert ratios.min() == 1.0
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("name", STYLED)
+def test_a_precision_counts_as_the_weights_it_stores(name: str, precision: Precision) -> None:
+    weights = styled_weights(name)
+    traces = write_traces(styled_weights(name, seed=1), SamplingSettings(temperature=0.8), count=3)
+    stored = acceptance_of(dequantised(weights, precision), traces)
+    for one, other in zip(acceptance_of(weights, traces, precision=precision), stored, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_order_and_batching_of_traces_do_not_matter(draft: ModelWeights, sampled_traces: Traces) -> None:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from autotune.proxy.elastic import order
 from autotune.proxy.units import LayerUnits, check_inside, pick_layers, prefix, select
 from autotune.weights import ModelWeights
 from tests.proxy.test_network import logits_of
-from tests.support.models import tiny_weights
+from tests.support.models import STYLED, styled_weights, tiny_weights
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, (7,)), (2, (0, 7)), (3, (0, 1, 7)), (8, tuple(range(8)))])
@@ -55,6 +56,30 @@ def test_ordering_preserves_the_function(
     np.testing.assert_allclose(logits_of(ordered, tokens.tolist()), logits_of(source, tokens.tolist()), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", STYLED)
+def test_ordering_preserves_the_function_of_every_style(name: str) -> None:
+    source = styled_weights(name)
+    tokens = np.random.default_rng(3).integers(0, source.shape.vocab, 9)
+    ordered = order(source, calibrate(source, [tokens.astype(np.int32)]))
+    assert not np.array_equal(ordered.layer(0, "ffn.up"), source.layer(0, "ffn.up"))
+    np.testing.assert_allclose(logits_of(ordered, tokens.tolist()), logits_of(source, tokens.tolist()), atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "change"), [("opt", {"biases": ()}), ("qwen3", {"qk_norm": False})])
+def test_drafts_are_built_in_the_sources_style(name: str, change: dict[str, Any]) -> None:
+    shape, _ = STYLED[name]
+    with pytest.raises(BadRequest, match=f"{next(iter(change))} of its style must be the source's"):
+        check_inside(shape, replace(shape, style=replace(shape.style, **change)))
+
+
+def test_a_tied_head_stays_tied(source: ModelWeights) -> None:
+    tied = replace(source, arrays={**source.arrays, "head": source.arrays["embed"]})
+    for hidden in (source.shape.hidden, 8):
+        draft = prefix(tied, replace(source.shape, hidden=hidden))
+        assert draft.arrays["head"] is draft.arrays["embed"]
+        assert prefix(source, draft.shape).arrays["head"] is not draft.arrays["embed"]
+
+
 def test_ordering_puts_important_units_first(source: ModelWeights) -> None:
     """Units that contribute nothing end up behind all others."""
     arrays = {name: array.copy() for name, array in source.arrays.items()}
@@ -91,4 +116,4 @@ def test_shapes_outside_the_source_are_refused(source: ModelWeights, change: dic
 
 def test_the_whole_prefix_is_the_source(source: ModelWeights) -> None:
     whole = prefix(source, source.shape)
-    assert all(np.array_equal(whole.arrays[name], source.arrays[name]) for name in source.arrays)
+    assert all(whole.arrays[name] is source.arrays[name] for name in source.arrays)

@@ -6,29 +6,23 @@ closely; everything else the backend can store is held to the weights as that pr
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.base import CompileSettings, build_program, load_backend
+from autotune.compile.base import build_program, load_backend
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.errors import ArtifactError
 from autotune.program import Drafting, Program
 from autotune.quantization import dequantised
 from autotune.runtime.session import Session, open_session
-from autotune.sampling import SamplingSettings, distribution, draw_at
 from autotune.weights import ModelWeights, TokenIds, trimmed
 from tests.support import jobs
+from tests.support.compiled import CAPACITY, LENGTH, PROMPT, QUANTISED_ERROR, SAMPLINGS, Compiled, ids_of
 from tests.support.models import reference_logits, tiny_weights
-
-CAPACITY = 48
-PROMPT = 9
-LENGTH = 30
-LONGEST_BURST = 4
+from tests.support.styled_conformance import StyledConformance
 
 SHAPES = {
     "grouped": DraftShape(layers=2, heads=4, kv_heads=2, head_dim=32, hidden=64, ffn=88, vocab=317),
@@ -38,45 +32,8 @@ SHAPES = {
 }
 
 
-SAMPLINGS = {
-    "temperature": SamplingSettings(0.7),
-    "top-k": SamplingSettings(1.0, top_k=5),
-    "top-p": SamplingSettings(1.3, top_p=0.8),
-    "top-k and top-p": SamplingSettings(0.9, top_k=12, top_p=0.7),
-}
-QUANTISED_ERROR = {Precision.INT8: 0.1, Precision.INT4: 0.1, Precision.FP16: 0.01, Precision.BF16: 0.05}
-"""Largest relative root-mean-square error of logits against the weights as stored: what activations may add."""
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A model, its compiled program, and what transformers says of one token sequence."""
-
-    weights: ModelWeights
-    folder: Path
-    tokens: list[int]
-    expected: NDArray[np.float32]
-    """Logits `[LENGTH, head_rows]`."""
-
-
-def assert_close(actual: NDArray[np.float32], expected: NDArray[np.float32], relative: float = 1e-4) -> None:
-    assert actual.dtype == np.float32
-    assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max() <= relative * np.abs(expected).max()
-
-
-class BackendConformance:
+class BackendConformance(StyledConformance):
     """Inherit and set `backend` to a name of the registry."""
-
-    backend: str
-    device = "cpu"
-    exact = Precision.FP32
-    tolerance = 1e-4
-    """Largest error of a logit at the precision `exact`, relative to the largest logit."""
-    styles: tuple[str, ...] = ()
-    """Names of `tests.support.models.STYLED` that it builds besides the usual models."""
-    agreement = 1e-4
-    """Largest difference of a probability between calls of different widths; more where activations are rounded."""
 
     @pytest.fixture(scope="class", params=SHAPES)
     @classmethod
@@ -115,13 +72,6 @@ class BackendConformance:
         expected = reference_logits(dequantised(whole, precision), tokens, folder / "checkpoint")
         return Compiled(weights, folder / "program", tokens, expected if token_ids is None else expected[:, token_ids])
 
-    @classmethod
-    def settings(cls, precision: Precision) -> CompileSettings:
-        return CompileSettings(precision, CAPACITY, cls.device, LONGEST_BURST)
-
-    def close(self, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-        assert_close(actual, expected, self.tolerance)
-
     def test_backend_says_what_it_is(self) -> None:
         backend = load_backend(self.backend, self.device)
         assert backend.name == self.backend
@@ -129,6 +79,16 @@ class BackendConformance:
         assert not backend.precisions("abacus")
         assert backend.versions()
         assert all(isinstance(version, str) and version for version in backend.versions().values())
+
+    def test_positions_may_be_taken_for_cached(self, compiled: Compiled, session: Session) -> None:
+        session.pretend_cached(PROMPT)
+        assert np.isfinite(session.logits(compiled.tokens[:3], PROMPT)).all()
+        session.pretend_cached(PROMPT)
+        with pytest.raises(ValueError, match="not within the 9 positions"):
+            session.greedy([1], PROMPT + 1)
+        with pytest.raises(ValueError, match="do not fit"):
+            session.pretend_cached(CAPACITY + 1)
+        self.close(session.logits(compiled.tokens, 0), compiled.expected)
 
     def test_built_describes_the_program(self, tmp_path: Path) -> None:
         weights = tiny_weights(SHAPES["grouped"])
@@ -276,7 +236,7 @@ class BackendConformance:
             assert error < QUANTISED_ERROR[precision]
 
     def test_a_trimmed_head_proposes_only_its_tokens(self, trimmed: Compiled) -> None:
-        ids = _ids(trimmed)
+        ids = ids_of(trimmed)
         session = open_session(trimmed.folder, threads=1)
         assert session.program.token_ids == tuple(ids.tolist())
         assert session.program.shape == trimmed.weights.shape
@@ -297,55 +257,10 @@ class BackendConformance:
         self, compiled: Compiled, session: Session, drafting: Drafting, sampling: str, given: int
     ) -> None:
         for count in (1, 3, 4, 6):
-            self._check_sampled(compiled, session, drafting, SAMPLINGS[sampling], given, count)
+            self.check_sampled(compiled, session, drafting, SAMPLINGS[sampling], given, count)
 
     @pytest.mark.parametrize("drafting", Drafting)
     def test_a_trimmed_head_draws_only_its_tokens(self, trimmed: Compiled, drafting: Drafting) -> None:
         session = open_session(trimmed.folder, threads=1)
         for sampling in SAMPLINGS.values():
-            self._check_sampled(trimmed, session, drafting, sampling, 1, 4)
-
-    def _check_sampled(
-        self,
-        compiled: Compiled,
-        session: Session,
-        drafting: Drafting,
-        sampling: SamplingSettings,
-        given: int,
-        count: int,
-    ) -> None:
-        """The burst's tokens, probabilities and distributions against `autotune.sampling` on the program's logits."""
-        session.drafting = drafting
-        prompt, vocab = compiled.tokens[:PROMPT], compiled.weights.shape.vocab
-        noise = np.random.default_rng([count, given]).random(count).tolist()
-        session.greedy(prompt, 0)
-        burst = session.sampled_burst(prompt[-given:], PROMPT - given, count, sampling, noise)
-        drawn = [burst.distribution(place).copy() for place in range(count)]
-        assert len(burst.tokens) == len(burst.probabilities) == count
-        assert all(type(token) is int for token in burst.tokens)
-
-        other = open_session(compiled.folder, threads=1)
-        other.greedy(prompt, 0)
-        for place, token in enumerate(burst.tokens):
-            before = [*prompt, *burst.tokens[:place]]
-            logits = other.logits(before[-1:], len(before) - 1)[0]
-            expected = np.zeros(vocab)
-            expected[_ids(compiled)] = distribution(logits, sampling)
-            assert drawn[place].shape == (vocab,)
-            assert np.abs(drawn[place] - expected).max() < self.agreement
-            assert burst.probabilities[place] == pytest.approx(expected[token], abs=self.agreement)
-            assert burst.probabilities[place] > 0
-            shifts = (-self.agreement, 0.0, self.agreement)
-            assert token in {draw_at(expected, min(max(noise[place] + shift, 0.0), 1 - 1e-12)) for shift in shifts}
-        # All but the last token entered the cache.
-        end = PROMPT + count - 1
-        self.close(session.logits(burst.tokens[-1:], end), other.logits(burst.tokens[-1:], end))
-        with pytest.raises(ValueError, match="start"):
-            session.greedy([0], end + 2)
-        other.close()
-
-
-def _ids(compiled: Compiled) -> TokenIds:
-    """The tokens of the head's rows."""
-    ids = compiled.weights.token_ids
-    return np.arange(compiled.weights.shape.vocab) if ids is None else ids
+            self.check_sampled(trimmed, session, drafting, sampling, 1, 4)

@@ -47,6 +47,9 @@ class PairwiseSession:
     ) -> SampledBurst:
         return draw_call_by_call(self, tokens, start, count, settings, noise)
 
+    def pretend_cached(self, count: int) -> None:
+        self._cached = [0] * count
+
     def close(self) -> None:
         self._cached.clear()
 
@@ -74,6 +77,9 @@ class TrimmedSession:
         self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
     ) -> SampledBurst:
         return draw_call_by_call(self, tokens, start, count, settings, noise)
+
+    def pretend_cached(self, count: int) -> None:
+        self._whole.pretend_cached(count)
 
     def close(self) -> None:
         self._whole.close()

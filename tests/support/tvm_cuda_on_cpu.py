@@ -18,7 +18,8 @@ from autotune.compile.graphs import tvm_cuda_compiler
 from autotune.quantization import dequantised
 from autotune.runtime.session import open_session
 from tests.support import cuda_on_cpu
-from tests.support.conformance import BackendConformance, assert_close
+from tests.support.compiled import assert_close
+from tests.support.conformance import BackendConformance
 from tests.support.models import reference_logits, tiny_weights
 
 
