@@ -38,16 +38,17 @@ def time_batches(
     save_weights(pair.target, work / "target")
     save_weights(pair.draft, work / "draft")
     tables, failures = [], {}
-    overhead = TargetLatency(LatencyTable((), timing.measuring, ""), 0.0, 0.0)
+    overheads_s = (0.0, 0.0)
     for place, batch in enumerate(batches):
         programs = _programs(pair, batch, timing, work)
         table: BatchTable | Rejected
         if isinstance(programs, Rejected):
             table = programs
         elif batch == 1:
-            alone = _single(programs, timing)
-            table = alone if isinstance(alone, Rejected) else table_of_one(*alone)
-            overhead = overhead if isinstance(alone, Rejected) else alone[1]
+            single = _single(programs, timing)
+            table = single if isinstance(single, Rejected) else table_of_one(*single)
+            if not isinstance(single, Rejected):
+                overheads_s = single[1].overhead_s, single[1].plain_overhead_s
         else:
             request = BatchRequest(*programs, MOST_LOOKAHEAD, timing.measuring)
             table = measure_batch(request, timing.limits, device_lock(timing.device))
@@ -56,7 +57,7 @@ def time_batches(
         else:
             tables.append(table)
         on_progress((place + 1) / len(batches))
-    return list(schedule(pair.acceptance, tables, overhead.overhead_s, overhead.plain_overhead_s)), failures
+    return list(schedule(pair.acceptance, tables, *overheads_s)), failures
 
 
 def by_batch(entries: Sequence[BatchEntry], failures: dict[int, str], pair: str, device: str) -> Experiment:
@@ -88,7 +89,7 @@ def by_batch(entries: Sequence[BatchEntry], failures: dict[int, str], pair: str,
             ),
         ),
         notes=(
-            f"{pair}. Verifying b · (k + 1) positions costs more the larger the batch, and from some size on it pays to "
+            f"{pair}. Verifying b · (k + 1) positions costs more the larger the batch: from some size on it pays to "
             "draft less.",
         ),
     )
