@@ -5,12 +5,18 @@
     checkpoint/     the same draft as a Hugging Face checkpoint, for other engines; always with the whole vocabulary
     tokenizer/      the tokenizer both models share
 
+A plan, made where neither the target's weights nor its text were, has no draft yet but says how to make it:
+
+    hf_config/      config.json of the draft, to prune or train it with other tools
+    PLAN.md         the commands that fetch, record, prune and finish
+
 It is written beside and renamed into place, verified when it is opened, and nothing in it is ever unpickled.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,10 +27,23 @@ from autotune.errors import ArtifactError
 from autotune.results import Figure, KernelTuning
 
 MANIFEST_FILE = "manifest.json"
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 DRAFT_FOLDER = "draft"
 CHECKPOINT_FOLDER = "checkpoint"
 TOKENIZER_FOLDER = "tokenizer"
+CONFIG_FOLDER = "hf_config"
+PLAN_FILE = "PLAN.md"
+
+
+class ArtifactKind(StrEnum):
+    """What an artifact holds; those of schema 1 are all pairs."""
+
+    PAIR = "pair"
+    """A draft that was decoded with its target, or the verdict that none pays."""
+    UNVALIDATED = "unvalidated"
+    """A draft that is ready, but was never decoded with its target."""
+    PLAN = "plan"
+    """A draft's shape, and how to make it."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +51,10 @@ class TargetIdentity:
     """The target a draft belongs to."""
 
     id: str
-    fingerprint: str
-    tokenizer_fingerprint: str
+    fingerprint: str | None
+    """None where its weights were not there: then the tokenizer must be the same."""
+    tokenizer_fingerprint: str | None
+    """None in a plan, which was made without."""
     backend: str = "onnxruntime"
     """The compiler it was measured with; the draft may have another."""
     device: str = "cpu"
@@ -56,14 +77,16 @@ class DraftDescription:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was predicted of the pair and what was measured by decoding with it."""
+    """What was predicted of the pair and what was measured by decoding with it; None where it was not decoded."""
 
     tokens_per_round_estimated: Figure
-    tokens_per_round_measured: Figure
+    tokens_per_round_measured: Figure | None
     tokens_per_s_predicted: Figure
-    tokens_per_s_measured: Figure
+    tokens_per_s_measured: Figure | None
     speedup_predicted: Figure
-    speedup_measured: Figure
+    speedup_measured: Figure | None
+    break_even_tokens_per_round: Figure | None = None
+    """Tokens per round at which the pair is just as fast as the target alone."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +129,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     """What a user of the artifact should know besides."""
     files: tuple[FileEntry, ...] = ()
+    kind: ArtifactKind = ArtifactKind.PAIR
     schema_version: int = MANIFEST_SCHEMA
 
 
@@ -180,6 +204,26 @@ def verify_artifact(folder: Path) -> Manifest:
     if manifest.lookahead and manifest.draft is None:
         raise ArtifactError(f"{folder}: the manifest asks for lookahead {manifest.lookahead} but describes no draft")
     return manifest
+
+
+def verify_runnable(folder: Path) -> Manifest:
+    """As `verify_artifact`; ArtifactError too if there is nothing to run, since it is a plan."""
+    manifest = verify_artifact(folder)
+    if manifest.kind is ArtifactKind.PLAN:
+        raise ArtifactError(
+            f"{folder} is a plan for {manifest.target.id}, with no weights to run: {PLAN_FILE} in it says how to make "
+            "the draft"
+        )
+    return manifest
+
+
+def check_belongs(manifest: Manifest, folder: Path, target: str, fingerprint: str, tokenizer_fingerprint: str) -> None:
+    """ArtifactError unless this target, of these fingerprints, is the one that the artifact was made for."""
+    made_for = manifest.target
+    if made_for.fingerprint is not None and fingerprint != made_for.fingerprint:
+        raise ArtifactError(f"{folder} was made for {made_for.id}, not for this {target}: its weights differ")
+    if made_for.fingerprint is None and tokenizer_fingerprint != made_for.tokenizer_fingerprint:
+        raise ArtifactError(f"{folder} was made for {made_for.id}, not for this {target}: its tokenizer differs")
 
 
 def _stays_inside(relative: PurePosixPath, root: Path) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.artifact import DRAFT_FOLDER, Manifest, verify_artifact
+from autotune.artifact import DRAFT_FOLDER, Manifest, check_belongs, verify_runnable
 from autotune.compile.sandbox import Limits
 from autotune.contest import Contender, ContestRequest, ContestResult, hold_contest
 from autotune.devices import check_compiled_for, device_lock, find_device
@@ -92,11 +92,10 @@ def check_lossless(request: BenchRequest) -> tuple[int, int, int]:
 
 
 def _open(request: BenchRequest) -> tuple[Manifest, Target]:
-    manifest = verify_artifact(request.artifact)
+    manifest = verify_runnable(request.artifact)
     check_compiled_for(manifest.target.device, request.artifact)
     target = resolve_target(request.target or manifest.target.id)
-    if target.fingerprint != manifest.target.fingerprint:
-        raise BadRequest(f"{request.artifact} was made for {manifest.target.id}, not for this {target.id}")
+    check_belongs(manifest, request.artifact, target.id, target.fingerprint, target.tokenizer_fingerprint)
     return manifest, target
 
 

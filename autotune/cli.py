@@ -15,13 +15,14 @@ import typer
 from autotune.cli_db import app as db_app
 from autotune.cli_paper import paper
 from autotune.cli_targets import app as targets_app
-from autotune.errors import AutotuneError, BadRequest, Interrupted
+from autotune.errors import AutotuneError, BadRequest, Interrupted, MissingEvidence
 
 if TYPE_CHECKING:
     from autotune.run import TuneResult
 
 EXIT_BAD_REQUEST = 2
 EXIT_NOTHING_FEASIBLE = 3
+EXIT_MISSING_EVIDENCE = 3
 EXIT_INTERRUPTED = 130
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -42,6 +43,8 @@ Target = Annotated[
     typer.Option(help="Target: 'demo', a name of `autotune targets`, a checkpoint's folder, or owner/name on the hub."),
 ]
 Prompts = Annotated[str | None, typer.Option(help="Prompts file (.jsonl or text, one a line), or 'builtin'.")]
+Model = Annotated[str | None, typer.Option(help="The target's name at its server; default: the only one there.")]
+ApiKey = Annotated[str | None, typer.Option(help="The server's key; better: $AUTOTUNE_API_KEY or $OPENAI_API_KEY.")]
 Artifact = Annotated[Path, typer.Argument(help="Artifact folder.", show_default=False)]
 
 
@@ -75,6 +78,19 @@ def run(
     source: Annotated[str | None, typer.Option(help="Checkpoint drafts are cut from; default: the target.")] = None,
     download: Annotated[
         bool | None, typer.Option("--download", help="Fetch what is missing of target and source from the hub.")
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            help="Positions of every cache, at the end of which latencies are measured; default: caches of the models' "
+            "context (4096 at most), latencies behind 128 tokens."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option(
+            "--strict", help="Refuse (exit code 3) what would rest on a stand-in, an extrapolation, or no decoding."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: autotune-run.")] = None,
     trials: Annotated[
@@ -131,7 +147,15 @@ def run(
     top_k: Annotated[int | None, typer.Option(help="Workload's top-k; 0 is off.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Workload's top-p; 1 is off.")] = None,
     prompts: Prompts = None,
-    traces: Annotated[Path | None, typer.Option(help="Recorded traces (see `autotune traces`).")] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            help="Recorded traces (see `autotune traces`), or the URL of an OpenAI-compatible server of the "
+            "target that is to record them."
+        ),
+    ] = None,
+    model: Model = None,
+    api_key: ApiKey = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest continuation; default: 64.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="Most memory for draft, cache and logits, e.g. 2GiB.")] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Most parameters of a draft.")] = None,
@@ -183,30 +207,60 @@ def traces(
     top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the target.")] = 1,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="URL of an OpenAI-compatible server of the target, as in http://localhost:8000/v1."),
+    ] = None,
+    model: Model = None,
+    api_key: ApiKey = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests to the server at once.")] = 8,
+    runner: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            help="What runs a local target: autotune's compiled program, or transformers (sharded over GPUs, or "
+            "offloaded, where it does not fit); default: autotune, if it fits into memory.",
+        ),
+    ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch the target from the hub if it is missing.")
+        bool,
+        typer.Option(
+            "--download", help="Fetch the target from the hub if it is missing; of a served one, its tokenizer."
+        ),
     ] = False,
 ) -> None:
-    """Record the target's own continuations of a prompts file."""
-    from autotune.recording import record_file
+    """Record the target's own continuations of a prompts file: of a local target, or of one that a server runs."""
+    from autotune.endpoint.client import find_endpoint
     from autotune.sampling import SamplingSettings
-    from autotune.targets import fetch_models
+    from autotune.targets import fetch_models, resolve_target
     from autotune.terminal import TerminalObserver
+    from autotune.trace_recording import TraceRequest, record_here, record_remote, served_model
 
+    if endpoint is None and (model or api_key):
+        raise BadRequest("--model and --api-key are those of an --endpoint")
+    if endpoint is not None and runner is not None:
+        raise BadRequest("--endpoint and --with exclude each other: a served target is run by its server")
+    request = TraceRequest(
+        prompts=prompts or "builtin",
+        settings=SamplingSettings(temperature, top_k, top_p),
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        out=out,
+        threads=threads,
+        concurrency=concurrency,
+        runner=runner,
+    )
     with TerminalObserver() as observer:
-        if download:
-            fetch_models((target,), observer)
-        observer.phase("Recording traces")
-        recorded = record_file(
-            target or "demo",
-            prompts or "builtin",
-            SamplingSettings(temperature, top_k, top_p),
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            threads=threads,
-            out=out,
-            on_progress=lambda done, total: observer.progress(done / total),
-        )
+        if endpoint is not None:
+            served = find_endpoint(endpoint, model, api_key)
+            known = served_model(target or "demo", served, download, observer)
+            observer.phase(f"Recording traces of {served}")
+            recorded = record_remote(served, known, request, observer)
+        else:
+            if download:
+                fetch_models((target,), observer)
+            observer.phase("Recording traces")
+            recorded = record_here(resolve_target(target or "demo"), request, observer)
     typer.echo(f"{out}: {len(recorded.items)} traces, {recorded.tokens} tokens, {recorded.looping_share:.0%} looping")
 
 
@@ -323,10 +377,12 @@ def _prompt_text(prompt: str) -> str:
 
 
 def _print_result(result: "TuneResult") -> None:
+    for line in result.summary.banner:
+        typer.echo(line)
     typer.echo(result.summary.sentence)
     typer.echo(f"report: {result.report / 'report.md'}")
     if result.artifact is not None:
-        typer.echo(f"artifact: {result.artifact}")
+        typer.echo(f"{'plan' if result.summary.kind == 'plan' else 'artifact'}: {result.artifact}")
 
 
 @contextmanager
@@ -336,6 +392,8 @@ def _failures() -> Iterator[None]:
         yield
     except Interrupted as error:
         _fail(str(error), EXIT_INTERRUPTED)
+    except MissingEvidence as error:
+        _fail(str(error), EXIT_MISSING_EVIDENCE)
     except AutotuneError as error:
         _fail(str(error), EXIT_BAD_REQUEST)
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Option(help="burst, target or acceptance.")] = None,
+    kind: Annotated[str | None, typer.Option(help="burst, target, slices or acceptance.")] = None,
     backend: Annotated[str | None, typer.Option(help="Only this backend's.")] = None,
     shape: Annotated[str | None, typer.Option(help="Only shapes with this in their name, e.g. 4L-2H.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, versions included.")] = False,

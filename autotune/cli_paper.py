@@ -18,6 +18,10 @@ def paper(
     only: Annotated[str, typer.Option(help="Experiments, a … g, with commas.")] = "a,b,c,d,e,f,g",
     rounds: Annotated[int, typer.Option(min=1, help="Times that all drafts are timed in turn.")] = 3,
     shrink: Annotated[int, typer.Option(min=1, help="Divide every width, to try the command out.")] = 1,
+    target_latency: Annotated[
+        Path | None, typer.Option(help="LLaMA-65B's latencies as you measured them; default: from slices of it here.")
+    ] = None,
+    elastic_budget: Annotated[str, typer.Option(help="Training of the demo family.")] = "2m",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the demo family's training.")] = 0,
 ) -> None:
     """Run the experiments of "Decoding Speculative Decoding" here, and write one page beside the paper's figures."""
@@ -45,9 +49,27 @@ def paper(
         limits=Limits(time_s=300.0, memory_bytes=psutil.virtual_memory().total // 2),
         rounds=rounds,
     )
-    settings = PaperSettings(timing, out, tuple(only.replace(" ", "").split(",")), shrink, seed=seed)
+    settings = PaperSettings(
+        timing=timing,
+        out=out,
+        experiments=tuple(only.replace(" ", "").split(",")),
+        shrink=shrink,
+        target_precision=Precision.FP32 if found.kind == "cpu" else Precision.FP16,
+        target_latency=target_latency,
+        elastic_budget_s=_seconds(elastic_budget),
+        seed=seed,
+    )
     with TerminalObserver() as observer:
         page = reproduce(settings, observer)
     for experiment in page.experiments:
         typer.echo(f"({experiment.key}) {experiment.finding}")
     typer.echo(f"page: {out / HTML_FILE}")
+
+
+def _seconds(text: str) -> float:
+    from autotune.config import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise BadRequest(f"--elastic-budget: {error}") from None

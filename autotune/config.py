@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr, ValidationError
 
 from autotune.candidate import Precision
+from autotune.endpoint.address import is_url
 from autotune.errors import BadRequest
 from autotune.sampling import SamplingSettings
 from autotune.search_space.space import Ranges
@@ -35,6 +36,10 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
 Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_split), Field(min_length=1)]
@@ -50,6 +55,11 @@ class TuneConfig(BaseModel):
     """Checkpoint that drafts are cut from; the target itself if None."""
     download: bool = False
     """Whether weights that are not here may be downloaded."""
+    context: int | None = Field(None, ge=1)
+    """Positions of every cache; latencies are measured at its end.  If None, caches hold the models' context and
+    latencies are measured behind a usual text."""
+    strict: bool = False
+    """Whether evidence that is missing is an error: see `autotune.request`."""
     out: Path = Path("autotune-run")
     trials: int = Field(64, ge=1)
     """Most builds (distinct shapes on a backend at a precision) to evaluate."""
@@ -84,8 +94,12 @@ class TuneConfig(BaseModel):
     top_k: int = Field(0, ge=0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     prompts: str = "builtin"
-    traces: Path | None = None
-    """A file of recorded traces to estimate acceptance on, instead of recording them."""
+    traces: Annotated[str | None, BeforeValidator(_text)] = None
+    """Recorded traces: a file, or the URL of a server of the target that is to record them."""
+    model: str | None = None
+    """The target's name at that URL; the only model served there if None."""
+    api_key: SecretStr | None = Field(None, exclude=True)
+    """The server's key, if the environment does not hold it."""
     max_new_tokens: int = Field(64, ge=1)
 
     max_memory: ByteSize | None = Field(None, gt=0)
@@ -113,6 +127,16 @@ class TuneConfig(BaseModel):
     def sampling(self) -> SamplingSettings:
         """How tokens are drawn."""
         return SamplingSettings(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def traces_file(self) -> Path | None:
+        """The file of recorded traces, if that is what `traces` names."""
+        return None if self.traces is None or is_url(self.traces) else Path(self.traces)
+
+    @property
+    def traces_url(self) -> str | None:
+        """The URL of the server that records traces, if that is what `traces` names."""
+        return self.traces if self.traces is not None and is_url(self.traces) else None
 
     @property
     def ranges(self) -> Ranges:

@@ -19,3 +19,7 @@ class TrainingDiverged(AutotuneError):
 
 class Interrupted(AutotuneError):
     """The user stopped the run; everything measured so far is on disk and `--resume` continues (exit code 130)."""
+
+
+class MissingEvidence(AutotuneError):
+    """A number that a strict run must have measured would be a stand-in, extrapolated, or not validated."""

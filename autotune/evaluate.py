@@ -10,26 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
-from autotune.acceptance import count_acceptance
-from autotune.candidate import Build, Candidate
+from autotune.acceptance_source import AcceptanceSource
+from autotune.candidate import Build, Candidate, DraftShape
 from autotune.compile.base import CompileSettings
 from autotune.compile.build_job import BuildRequest, build_sandboxed
 from autotune.compile.sandbox import Limits
 from autotune.database.entries import KnownBurst
 from autotune.database.known import Known, TuningDatabase, fresh
-from autotune.database.subjects import (
-    AcceptanceSubject,
-    BurstSubject,
-    acceptance_versions,
-    latency_versions,
-    traces_digest,
-    weights_digest,
-)
+from autotune.database.subjects import BurstSubject, latency_versions
 from autotune.devices import device_lock, find_device
 from autotune.measure import BurstRequest, measure_bursts_sandboxed
-from autotune.proxy.base import Estimator
-from autotune.proxy.score_traces import NotANumber, acceptance_of
 from autotune.results import (
     Acceptance,
     Built,
@@ -43,14 +35,32 @@ from autotune.results import (
     Screened,
     TargetLatency,
 )
+from autotune.sampling import SamplingSettings
 from autotune.score import score_lookahead
-from autotune.search_space.constraints import Constraints, violated
-from autotune.traces import Traces
-from autotune.weights import ModelWeights
+from autotune.search_space.constraints import WORKER_MEMORY, Constraints, violated
+from autotune.weights import ModelWeights, Numerics, random_weights
 from autotune.weights_io import save_weights
 
 Screen = Callable[[Build, Acceptance, Sequence[int]], Screened | None]
 """Says of a build, from its acceptance at these lookaheads, why it need not be compiled; None: compile it."""
+
+
+class DraftWeights(Protocol):
+    """Gives weights to any draft shape of the search."""
+
+    def weights(self, shape: DraftShape) -> ModelWeights:
+        """The weights of a draft of this shape, its head trimmed as the shape says."""
+
+
+@dataclass(frozen=True)
+class RandomDrafts:
+    """Random weights: enough to measure with, where there are none to prune."""
+
+    numerics: Numerics
+
+    def weights(self, shape: DraftShape) -> ModelWeights:
+        """Random weights of the shape; they take next to no memory."""
+        return random_weights(shape, self.numerics)
 
 
 @dataclass(frozen=True)
@@ -65,13 +75,15 @@ class WorkerLimits:
 class Evaluator:
     """Scores builds; everything they have in common is prepared once and held here."""
 
-    estimator: Estimator
-    traces: Traces
-    """The estimation split."""
+    drafts: DraftWeights
+    """What is compiled and measured."""
+    acceptances: AcceptanceSource
     target: TargetLatency
     constraints: Constraints
     lookaheads: tuple[int, ...]
     measuring: MeasureSettings
+    sampling: SamplingSettings
+    """The workload's."""
     limits: WorkerLimits
     device: str
     work: Path
@@ -86,17 +98,16 @@ class Evaluator:
         """
         allowed = [k for k in self.lookaheads if not self._violated_before(build, k)]
         if not allowed:
-            broken = self._violated_before(build, self.lookaheads[0])
-            return Rejected(RejectReason.CONSTRAINT, f"over the limit of {' and '.join(broken)}")
+            return Rejected(RejectReason.CONSTRAINT, self._why_violated(build))
         folder = self.work / build.key()
         try:
-            return self._evaluate(build, self.estimator.weights(build.shape), allowed, folder, screen)
+            return self._evaluate(build, self.drafts.weights(build.shape), allowed, folder, screen)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def acceptance(self, build: Build, weights: ModelWeights) -> Acceptance | Rejected:
         """Estimated acceptance of a draft's weights, as its precision stores them, for every lookahead."""
-        known = self._acceptance(build, weights)
+        known = self.acceptances.acceptance(build, weights)
         return known if isinstance(known, Rejected) else known.value
 
     def compile(self, build: Build, weights: ModelWeights, folder: Path) -> Built | Rejected:
@@ -114,13 +125,17 @@ class Evaluator:
             program_folder=str(folder / "program"),
         )
         return build_sandboxed(
-            request, self.limits.build, threads=self.measuring.threads, lock=device_lock(self.device)
+            request,
+            self.limits.build.for_weights(build.shape.weight_bytes(build.precision)),
+            threads=self.measuring.threads,
+            lock=device_lock(self.device),
         )
 
     def measure(self, built: Built) -> LatencyTable | Rejected:
         """Burst latencies of a compiled program, measured by a sandboxed worker."""
-        request = BurstRequest(built.program, max(self.lookaheads), self.measuring, self.traces.settings)
-        return measure_bursts_sandboxed(request, self.limits.run, device_lock(self.device))
+        request = BurstRequest(built.program, max(self.lookaheads), self.measuring, self.sampling)
+        limits = self.limits.run.for_weights(built.weight_bytes)
+        return measure_bursts_sandboxed(request, limits, device_lock(self.device))
 
     def scores(self, acceptance: Acceptance, burst: LatencyTable, lookaheads: list[int]) -> list[Score]:
         """Scores of the lookaheads whose rounds keep the latency limit."""
@@ -131,7 +146,7 @@ class Evaluator:
         self, build: Build, weights: ModelWeights, allowed: list[int], folder: Path, screen: Screen | None
     ) -> Outcome:
         began_s = time.perf_counter()
-        acceptance = self._acceptance(build, weights)
+        acceptance = self.acceptances.acceptance(build, weights)
         if isinstance(acceptance, Rejected):
             return acceptance
         estimated_s = time.perf_counter()
@@ -157,28 +172,6 @@ class Evaluator:
             acceptance_date=acceptance.date,
             latency_date=latency.date,
         )
-
-    def _acceptance(self, build: Build, weights: ModelWeights) -> Known[Acceptance] | Rejected:
-        """The acceptance from the database, or estimated now."""
-
-        def estimate() -> Acceptance | Rejected:
-            try:
-                ratios = acceptance_of(weights, self.traces, precision=build.precision, threads=self.measuring.threads)
-            except NotANumber as error:
-                return Rejected(RejectReason.NOT_A_NUMBER, str(error))
-            return count_acceptance(ratios, max(self.lookaheads))
-
-        if self.database is None:
-            return fresh(estimate())
-        subject = AcceptanceSubject(
-            shape=weights.shape,
-            precision=build.precision,
-            weights=weights_digest(weights),
-            traces=self._traces_digest,
-            max_lookahead=max(self.lookaheads),
-            versions=acceptance_versions(),
-        )
-        return self.database.recall(subject, Acceptance, estimate)
 
     def _latency(
         self, build: Build, weights: ModelWeights, folder: Path, screened: Callable[[], Screened | None]
@@ -211,14 +204,10 @@ class Evaluator:
             capacity_tokens=self.constraints.context_tokens,
             max_lookahead=max(self.lookaheads),
             measuring=self.measuring,
-            sampling=self.traces.settings,
+            sampling=self.sampling,
             versions=latency_versions(build.backend),
         )
         return self.database.recall(subject, KnownBurst, compile_and_measure)
-
-    @cached_property
-    def _traces_digest(self) -> str:
-        return traces_digest(self.traces)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -226,6 +215,15 @@ class Evaluator:
 
     def _violated_before(self, build: Build, lookahead: int) -> list[str]:
         return violated(self.constraints.before_build(Candidate(build, lookahead)))
+
+    def _why_violated(self, build: Build) -> str:
+        """The limits that the build breaks even at its shortest lookahead, in words."""
+        broken = self._violated_before(build, self.lookaheads[0])
+        words = f"over the limit of {' and '.join(broken)}"
+        if WORKER_MEMORY in broken and self.constraints.worker_bytes is not None:
+            needed, given = self.constraints.program_bytes(build) / 2**30, self.constraints.worker_bytes / 2**30
+            words += f": its program needs about {needed:.1f} GiB and may take {given:.1f} GiB (see --worker-memory)"
+        return words
 
 
 def timed(evaluator: Evaluator, build: Build, screen: Screen | None = None) -> tuple[Outcome, float]:

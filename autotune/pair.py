@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from autotune.artifact import DRAFT_FOLDER, TOKENIZER_FOLDER, Manifest, verify_artifact
+from autotune.artifact import DRAFT_FOLDER, TOKENIZER_FOLDER, Manifest, check_belongs, verify_runnable
 from autotune.devices import check_compiled_for
-from autotune.errors import ArtifactError, BadRequest
+from autotune.errors import BadRequest
 from autotune.program import Program
 from autotune.programs import compile_target
 from autotune.runtime.decode import Decoder, DecodeRequest, Statistics
@@ -57,12 +57,9 @@ class Pair:
         target, or to a device that is not here.
         """
         folder = Path(artifact)
-        manifest = verify_artifact(folder)
+        manifest = verify_runnable(folder)
         resolved = resolve_target(target or manifest.target.id)
-        if resolved.fingerprint != manifest.target.fingerprint:
-            raise ArtifactError(
-                f"{folder} was made for {manifest.target.id}, not for this {resolved.id}: its weights differ"
-            )
+        check_belongs(manifest, folder, resolved.id, resolved.fingerprint, resolved.tokenizer_fingerprint)
         made_for = manifest.target
         check_compiled_for(made_for.device, folder)
         draft_program = Program.read(folder / DRAFT_FOLDER) if manifest.draft else None

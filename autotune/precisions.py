@@ -13,10 +13,15 @@ TARGET_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16)
 logits depend on how many are verified together, and the pair's output would not be the target's own."""
 
 _USUAL = {"cpu": (Precision.FP32, Precision.INT8), "cuda": (Precision.FP16,)}
+_USUAL_AT_TRUE_SIZE = {**_USUAL, "cpu": (Precision.INT8,)}
+"""Of drafts as wide as a source of billions of parameters.  On a CPU their steps take as long as it takes to read the
+weights, so in fp32 they take about four times as long and as much memory: a draft that is never chosen there."""
 
 
-def draft_precisions(asked: tuple[Precision, ...] | None, device: str, supported: Supported) -> tuple[Precision, ...]:
-    """The precisions of drafts: those asked for, or the device's usual ones that a backend has.
+def draft_precisions(
+    asked: tuple[Precision, ...] | None, device: str, supported: Supported, *, true_size: bool = False
+) -> tuple[Precision, ...]:
+    """The precisions of drafts: those asked for, or the device's usual ones (at true size) that a backend has.
 
     BadRequest if a precision, or a backend, was asked for in vain.
     """
@@ -24,8 +29,9 @@ def draft_precisions(asked: tuple[Precision, ...] | None, device: str, supported
         if not precisions:
             raise BadRequest(f"backend {name} has no code for {device}: leave it out of --backend")
     everything = frozenset().union(*supported.values())
+    usual_ones = _USUAL_AT_TRUE_SIZE if true_size else _USUAL
     if asked is None:
-        usual = tuple(precision for precision in _USUAL.get(device, ()) if precision in everything)
+        usual = tuple(precision for precision in usual_ones.get(device, ()) if precision in everything)
         asked = usual or tuple(sorted(everything))
     for precision in asked:
         if precision not in everything:

@@ -20,6 +20,9 @@ _DISTRIBUTIONS = (
     "optuna",
 )
 
+_SECRET = "--api-key"
+"""The option whose value must not be written anywhere."""
+
 
 def package_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
     """Versions of the installed distributions among `names`, without importing any."""
@@ -33,9 +36,13 @@ def package_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
 
 
 def command_words() -> list[str]:
-    """The words of this process's command, its program by name."""
+    """The words of this process's command, its program by name and without secrets."""
     program, *arguments = sys.argv or [""]
-    return [Path(program).name, *arguments]
+    words = [Path(program).name]
+    for argument in arguments:
+        secret = words[-1] == _SECRET
+        words.append("…" if secret else f"{_SECRET}=…" if argument.startswith(f"{_SECRET}=") else argument)
+    return words
 
 
 def git_revision() -> str | None:

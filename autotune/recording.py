@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.cache import cached_folder, content_key, file_sha256
+from autotune.endpoint.address import Endpoint, served_fingerprint
+from autotune.endpoint.recording import record_served
 from autotune.errors import BadRequest
-from autotune.programs import compile_target
-from autotune.runtime.session import open_session
 from autotune.sampling import SamplingSettings
-from autotune.targets import Target, resolve_target
-from autotune.tensor_file import check_writable
+from autotune.targets import TextModel
 from autotune.trace_files import load_traces, save_traces
 from autotune.traces import TokenModel, Trace, Traces, check_traces, record
 from autotune.workload import SPLIT_SHARES, PromptTokens, read_prompts, split_prompts, tokenize
@@ -40,18 +39,21 @@ class WorkloadTraces:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Records traces of a target; the model is opened only if something is not in the cache."""
+    """Records traces of a target; the model is opened, or its server asked, only if something is not in the cache."""
 
-    target: Target
+    target: TextModel
     settings: SamplingSettings
     max_new_tokens: int
     context_tokens: int
     """Capacity of the model's program, at which continuations end."""
     seed: int
-    open_model: OpenModel
+    open_model: OpenModel | None
+    """The target's program, where it runs here; None where `endpoint` serves it."""
     on_progress: Progress
     computed_by: str = "cpu fp32"
     """Device and precision of the model: where logits are level, they decide what comes next."""
+    endpoint: Endpoint | None = None
+    """The server that continues the prompts instead of `open_model`."""
 
     def from_prompts(self, prompts: str, training_tokens: int) -> WorkloadTraces:
         """The splits of a prompts file (or `builtin`), with about `training_tokens` tokens to train on."""
@@ -83,9 +85,10 @@ class Recorder:
         """Traces of these prompts, from the cache if they were recorded before."""
         contents = [(prompt.ids.tolist(), prompt.category) for prompt in prompts]
         settings = vars(self.settings)
+        served = self.endpoint and served_fingerprint(self.endpoint, self.target.tokenizer_fingerprint)
         key = content_key(
             self.target.fingerprint,
-            self.computed_by,
+            served or self.computed_by,
             settings,
             self.max_new_tokens,
             self.context_tokens,
@@ -94,13 +97,18 @@ class Recorder:
         )
 
         def make(folder: Path) -> None:
-            model = self.open_model()
-            traces = record(
-                model, self.target, prompts, self.settings, self.max_new_tokens, self.seed, self.on_progress
-            )
-            save_traces(traces, folder / "traces.safetensors")
+            save_traces(self._continue(prompts), folder / "traces.safetensors")
 
         return load_traces(cached_folder("traces", key, make) / "traces.safetensors")
+
+    def _continue(self, prompts: Sequence[PromptTokens]) -> Traces:
+        """Traces of these prompts, recorded now."""
+        how = (prompts, self.settings, self.max_new_tokens, self.seed, self.on_progress)
+        if self.endpoint is not None:
+            return record_served(self.endpoint, self.target, *how, context_tokens=self.context_tokens)
+        if self.open_model is None:
+            raise BadRequest(f"{self.target.id} cannot be run here: give traces of it, or the URL of its server")
+        return record(self.open_model(), self.target, *how)
 
     def _training_prompts(self, prompts: Sequence[PromptTokens], training_tokens: int) -> list[PromptTokens]:
         """As many of the prompts as give `training_tokens`, and if they are too few, cut ones too."""
@@ -124,7 +132,7 @@ class Recorder:
 
 
 def workload_key(
-    target: Target, settings: SamplingSettings, prompts: str, traces: Path | None, *, context_tokens: int, seed: int
+    target: TextModel, settings: SamplingSettings, prompts: str, traces: Path | None, *, context_tokens: int, seed: int
 ) -> str:
     """Content key of the prompts (or traces) a run is to work with; BadRequest where it could not."""
     if traces is None:
@@ -140,7 +148,7 @@ def workload_key(
     return file_sha256(traces)
 
 
-def _read_traces(path: Path, target: Target, settings: SamplingSettings) -> Traces:
+def _read_traces(path: Path, target: TextModel, settings: SamplingSettings) -> Traces:
     """The traces of a file; BadRequest unless they are this target's, drawn with these settings."""
     traces = load_traces(path)
     check_traces(traces, target)
@@ -163,25 +171,3 @@ def _deal(items: Sequence[Trace], seed: int, path: Path) -> tuple[tuple[Trace, .
         tuple(trace for trace in items if split_of[trace.prompt.tobytes()] == split)
         for split in range(len(SPLIT_SHARES))
     )
-
-
-def record_file(
-    target_name: str,
-    prompts: str,
-    settings: SamplingSettings,
-    *,
-    max_new_tokens: int,
-    seed: int,
-    threads: int,
-    out: Path,
-    on_progress: Progress,
-) -> Traces:
-    """The target's traces of every prompt of a file but those that are only to train on, written to `out`."""
-    target = resolve_target(target_name)
-    check_writable(out)
-    chosen = [prompt for prompt in read_prompts(prompts) if not prompt.only_train]
-    tokens = tokenize(chosen, target.open_tokenizer(), target.numerics.context_tokens)
-    session = open_session(compile_target(target, "onnxruntime"), threads)
-    traces = record(session, target, tokens, settings, max_new_tokens, seed, on_progress)
-    save_traces(traces, out)
-    return traces

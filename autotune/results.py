@@ -27,6 +27,17 @@ class Figure:
     high: float | None = None
 
 
+class RunKind(StrEnum):
+    """What a run can do, by what of its models is here."""
+
+    WHOLE = "whole"
+    """The weights of target and source are here: drafts are measured, scored on the target's text, and decoded."""
+    SERVED = "served"
+    """Of the target only its text is here: drafts are real and scored on it, but none can be decoded with it."""
+    PLAN = "plan"
+    """Neither weights nor text: latencies are real, acceptance is a stand-in, and a plan is written."""
+
+
 class RejectReason(StrEnum):
     """Why a candidate has no score."""
 
@@ -178,6 +189,8 @@ class Score:
     round_s: Figure
     tokens_per_s: Figure
     speedup: Figure
+    break_even: Figure | None = None
+    """Tokens per round at which the pair is just as fast as the target alone; None in records of earlier versions."""
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,29 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.banner import banner_lines
+from autotune.conclude import Conclusion, conclude
 from autotune.config import TuneConfig
-from autotune.errors import AutotuneError, Interrupted
-from autotune.prepare import Request, Workbench, prepare, resolve
+from autotune.errors import Interrupted
 from autotune.progress import LoggingObserver, Observer
 from autotune.provenance import command_words, package_versions
+from autotune.published import PUBLISHED
 from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, RunSummary
-from autotune.results import KernelTuning
+from autotune.request import resolve
+from autotune.results import RunKind
 from autotune.score import score_target_alone
 from autotune.screening import Screener
-from autotune.ship import ship
 from autotune.store import RunFolder
-from autotune.tune_kernels import tune_winner
 from autotune.tuner import Budget, Search, SearchResult
-from autotune.validate import Validation, choose_finalists, validate
+from autotune.workbench import Workbench, prepare
+
+_KIND_WORDS = {
+    RunKind.WHOLE: "Whole run, decoding included",
+    RunKind.SERVED: "Run without decoding",
+    RunKind.PLAN: "Plan",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
     watcher = observer or LoggingObserver()
     request = resolve(config)
     with RunFolder.open(config.out, request.identity(), resume=config.resume) as folder:
+        watcher.phase(f"{_KIND_WORDS[request.kind]}: {request.cast.why}")
+        for line in banner_lines(request):
+            watcher.note(line)
         try:
             bench = prepare(request, folder, watcher)
         except KeyboardInterrupt:
@@ -54,55 +64,26 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
         screener = Screener(bench.latency, bench.evaluator.constraints) if config.screen else None
         search = Search(request.space, bench.evaluator, folder, watcher, config.seed, screener)
         found = search.run(Budget(config.trials, config.time_budget))
-        validation, failure = None, None
-        interrupted = found.interrupted
-        if found.front and not interrupted:
-            try:
-                finalists = choose_finalists(found.front, config.validate_top)
-                validation = validate(bench, finalists, folder.work, watcher)
-            except KeyboardInterrupt:
-                interrupted = True
-            except AutotuneError as error:  # what was searched is reported all the same
-                failure = error
-        winner, tuning = validation.winner if validation else None, None
-        if winner and config.tune_kernels:
-            try:
-                finalist, tuning = tune_winner(bench, *winner, folder.work / "tuned", watcher)
-                winner = finalist, winner[1]
-            except KeyboardInterrupt:  # the winner is at hand: it ships as it was validated
-                interrupted = True
-        if validation:
-            watcher.phase("Writing the artifact")
-            for note in ship(bench, winner, folder.artifact, package_versions(), tuning).notes:
-                watcher.note(note)
-        wall_s = time.monotonic() - began_s
-        facts = _facts(request, bench, found, validation, tuning, wall_s, interrupted=interrupted)
+        conclusion = conclude(bench, found, folder, package_versions(), watcher)
+        facts = _facts(bench, found, conclusion, time.monotonic() - began_s)
         watcher.phase("Writing the report")
         write_report(facts, folder.report)
         shutil.rmtree(folder.work, ignore_errors=True)
-    if failure:
-        raise failure
-    if interrupted:
+    if conclusion.failure:
+        raise conclusion.failure
+    if conclusion.interrupted:
         raise Interrupted(f"stopped; the report is in {folder.report}, and --resume continues the run")
     return TuneResult(
         summary=summarise(facts),
         folder=folder.path,
         report=folder.report,
-        artifact=folder.artifact if validation else None,
+        artifact=folder.artifact if conclusion.manifest else None,
         feasible=bool(found.front),
     )
 
 
-def _facts(
-    request: Request,
-    bench: Workbench,
-    found: SearchResult,
-    validation: Validation | None,
-    tuning: KernelTuning | None,
-    wall_s: float,
-    *,
-    interrupted: bool,
-) -> RunFacts:
+def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s: float) -> RunFacts:
+    request, validation = bench.request, conclusion.validation
     winner = validation.winner if validation else None
     return RunFacts(
         target=request.target.id,
@@ -118,8 +99,24 @@ def _facts(
         seed=request.config.seed,
         command=command_words(),
         versions=package_versions(),
-        looping_share=bench.traces.estimate.looping_share,
-        interrupted=interrupted,
+        looping_share=bench.text.traces.estimate.looping_share if bench.text else None,
+        interrupted=conclusion.interrupted,
         target_precision=request.target_precision,
-        kernel_tuning=tuning,
+        kernel_tuning=conclusion.tuning,
+        kind=request.kind,
+        banner=banner_lines(request),
+        ready=conclusion.ready,
+        target_shape=request.target.shape,
+        context_tokens=request.context_tokens,
+        latency_source=bench.latency.source or "measured on this device with the target's own program",
+        stand_in=_stand_in_shapes(bench, found),
+        schedule=conclusion.schedule or (),
+        published=PUBLISHED if request.kind is RunKind.PLAN else (),
     )
+
+
+def _stand_in_shapes(bench: Workbench, found: SearchResult) -> dict[str, str]:
+    """Of every shape on the front, the shape whose acceptance stands in for its own."""
+    if bench.stand_in is None:
+        return {}
+    return {str(record.build.shape): str(bench.stand_in.shape(record.build.shape)) for record, _ in found.front}

@@ -1,15 +1,23 @@
-"""From a validated winner to the artifact on disk; the verdict "do not speculate" ships too."""
+"""From what a run found to the artifact on disk: a validated pair, a draft nobody decoded yet, or a plan.
 
+The verdict "do not speculate" ships too.
+"""
+
+import json
 import shlex
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from autotune.artifact import (
     CHECKPOINT_FOLDER,
+    CONFIG_FOLDER,
     DRAFT_FOLDER,
+    PLAN_FILE,
     TOKENIZER_FOLDER,
+    ArtifactKind,
     DraftDescription,
     Figures,
     Manifest,
@@ -17,13 +25,19 @@ from autotune.artifact import (
     TargetIdentity,
     write_artifact,
 )
-from autotune.candidate import Drafting
-from autotune.families import write_checkpoint
-from autotune.prepare import Workbench
+from autotune.candidate import Build, Drafting, DraftShape
+from autotune.families import checkpoint_config, write_checkpoint
+from autotune.families.checkpoint import CONFIG_FILE
+from autotune.finalists import Finalist
+from autotune.plan import plan_text
 from autotune.provenance import command_words, git_revision
-from autotune.results import KernelTuning, Validated
+from autotune.results import KernelTuning, Measured, Score, TrialRecord, Validated
+from autotune.targets import Target, TextModel
 from autotune.tokenizer import tokenizer_files
-from autotune.validate import Finalist
+from autotune.workbench import Workbench
+
+Schedule = tuple[tuple[int, int, int], ...]
+"""(smallest batch, largest batch, k): the batch sizes that were measured."""
 
 
 def ship(
@@ -32,61 +46,146 @@ def ship(
     destination: Path,
     versions: Mapping[str, str],
     tuning: KernelTuning | None = None,
+    schedule: Schedule | None = None,
 ) -> Manifest:
     """Write the artifact: the winner's program, checkpoint and tokenizer, or the verdict k = 0 without a draft.
 
     tuning: what tuning the winner's kernels came to; the winner's program is the tuned one already if it was kept.
     """
-    target = bench.request.target
     finalist, validated = winner or (None, None)
-    manifest = Manifest(
-        target=TargetIdentity(
-            id=target.id,
-            fingerprint=target.fingerprint,
-            tokenizer_fingerprint=target.tokenizer_fingerprint,
-            backend=bench.request.config.backend[0],
-            device=bench.request.device.kind,
-            precision=bench.request.target_precision,
-        ),
-        lookahead=validated.lookahead if validated else 0,
-        # Only batch 1 is decoded and measured so far; a larger batch has no entry rather than a guess.
-        lookahead_schedule=((1, 1, validated.lookahead if validated else 0),),
-        draft=_describe(validated) if validated else None,
+    manifest = _manifest(
+        bench,
+        validated.lookahead if validated else 0,
+        versions,
+        draft=_describe(validated.build, validated.drafting) if validated else None,
         figures=_figures(validated) if validated else None,
-        device=bench.request.device.fingerprint,
-        threads=bench.threads,
-        eos_ids=target.eos_ids,
-        provenance=Provenance(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=shlex.join(command_words()),
-            seed=bench.request.config.seed,
-            git_revision=git_revision(),
-            versions=dict(versions),
-            kernel_tuning=tuning,
+        notes=_trimmed_notes(validated.build.shape) if validated else (),
+        tuning=tuning,
+        schedule=schedule,
+    )
+    return write_artifact(destination, manifest, lambda folder: _fill(bench, finalist, folder))
+
+
+def ship_unvalidated(
+    bench: Workbench, finalist: Finalist | None, destination: Path, versions: Mapping[str, str]
+) -> Manifest:
+    """Write the artifact of a draft that is ready but was not decoded with its target, or of the verdict k = 0."""
+    target = bench.request.target.id
+    notes: tuple[str, ...] = (
+        f"Not validated: the weights of {target} were not there, so no draft was decoded with it. Where they are, "
+        "`autotune bench ARTIFACT --target FOLDER` decodes with both and measures the speed-up.",
+    )
+    if finalist:
+        notes += (
+            f"For another engine that serves {target}, {CHECKPOINT_FOLDER}/ holds the draft as a Hugging Face "
+            f"checkpoint: start the engine with it as the draft model and {finalist.score.lookahead} speculative "
+            "tokens, and compare its throughput with and without.",
+            *_trimmed_notes(finalist.record.build.shape),
+        )
+    manifest = _manifest(
+        bench,
+        finalist.score.lookahead if finalist else 0,
+        versions,
+        draft=_describe(finalist.record.build, finalist.drafting) if finalist else None,
+        figures=_predicted(finalist.score) if finalist else None,
+        notes=notes,
+        kind=ArtifactKind.UNVALIDATED,
+    )
+    return write_artifact(destination, manifest, lambda folder: _fill(bench, finalist, folder))
+
+
+def ship_plan(
+    bench: Workbench, chosen: tuple[TrialRecord, Score], destination: Path, versions: Mapping[str, str]
+) -> Manifest:
+    """Write a plan: the shape and k to make, its Hugging Face config, and the commands that make it."""
+    record, score = chosen
+    build, request = record.build, bench.request
+    drafting = record.outcome.burst.drafting if isinstance(record.outcome, Measured) else None
+    manifest = _manifest(
+        bench,
+        score.lookahead,
+        versions,
+        draft=_describe(build, drafting),
+        figures=_predicted(score),
+        notes=(
+            f"A plan, with no weights: {PLAN_FILE} says how to make the draft. Its tokens per round are a stand-in and "
+            f"say nothing about {request.target.id}.",
         ),
-        notes=_notes(validated) if validated else (),
+        kind=ArtifactKind.PLAN,
     )
 
     def fill(folder: Path) -> None:
-        if finalist:
-            shutil.copytree(finalist.program, folder / DRAFT_FOLDER)
-            (folder / CHECKPOINT_FOLDER).mkdir()
-            write_checkpoint(finalist.whole, folder / CHECKPOINT_FOLDER, like=bench.request.source.checkpoint)
-        (folder / TOKENIZER_FOLDER).mkdir()
-        for path in tokenizer_files(target.checkpoint):
-            shutil.copyfile(path, folder / TOKENIZER_FOLDER / path.name)
+        (folder / CONFIG_FOLDER).mkdir()
+        whole = replace(build.shape, draft_vocab=None)
+        config = checkpoint_config(whole, request.source.numerics)
+        (folder / CONFIG_FOLDER / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        (folder / PLAN_FILE).write_text(plan_text(request, build, score), encoding="utf-8")
 
     return write_artifact(destination, manifest, fill)
 
 
-def _describe(validated: Validated) -> DraftDescription:
-    build = validated.build
-    drafting = validated.drafting or Drafting.CALLS
-    return DraftDescription(build.shape, build.shape.parameters, build.backend, build.precision, drafting)
+def _manifest(
+    bench: Workbench,
+    lookahead: int,
+    versions: Mapping[str, str],
+    *,
+    draft: DraftDescription | None,
+    figures: Figures | None,
+    notes: tuple[str, ...],
+    kind: ArtifactKind = ArtifactKind.PAIR,
+    tuning: KernelTuning | None = None,
+    schedule: Schedule | None = None,
+) -> Manifest:
+    request = bench.request
+    target = request.target
+    text = target if isinstance(target, TextModel) else None
+    return Manifest(
+        target=TargetIdentity(
+            id=target.id,
+            fingerprint=target.fingerprint if isinstance(target, Target) else None,
+            tokenizer_fingerprint=text.tokenizer_fingerprint if text else None,
+            backend=request.config.backend[0],
+            device=request.device.kind,
+            precision=request.target_precision,
+        ),
+        lookahead=lookahead,
+        # A batch that was not measured has no entry rather than a guess.
+        lookahead_schedule=schedule or ((1, 1, lookahead),),
+        draft=draft,
+        figures=figures,
+        device=request.device.fingerprint,
+        threads=bench.threads,
+        eos_ids=text.eos_ids if text else (),
+        provenance=Provenance(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=shlex.join(command_words()),
+            seed=request.config.seed,
+            git_revision=git_revision(),
+            versions=dict(versions),
+            kernel_tuning=tuning,
+        ),
+        notes=notes,
+        kind=kind,
+    )
 
 
-def _notes(validated: Validated) -> tuple[str, ...]:
-    shape = validated.build.shape
+def _fill(bench: Workbench, finalist: Finalist | None, folder: Path) -> None:
+    """Program and checkpoint of the draft, if there is one, and the tokenizer."""
+    if finalist:
+        shutil.copytree(finalist.program, folder / DRAFT_FOLDER)
+        (folder / CHECKPOINT_FOLDER).mkdir()
+        write_checkpoint(finalist.whole, folder / CHECKPOINT_FOLDER, like=bench.request.whole_source.checkpoint)
+    (folder / TOKENIZER_FOLDER).mkdir()
+    for path in tokenizer_files(bench.request.text_target.tokenizer_folder):
+        shutil.copyfile(path, folder / TOKENIZER_FOLDER / path.name)
+
+
+def _describe(build: Build, drafting: Drafting | None) -> DraftDescription:
+    shape = build.shape
+    return DraftDescription(shape, shape.parameters, build.backend, build.precision, drafting or Drafting.CALLS)
+
+
+def _trimmed_notes(shape: DraftShape) -> tuple[str, ...]:
     if shape.draft_vocab is None:
         return ()
     return (
@@ -104,4 +203,17 @@ def _figures(validated: Validated) -> Figures:
         tokens_per_s_measured=validated.tokens_per_s_measured,
         speedup_predicted=validated.speedup_predicted,
         speedup_measured=validated.speedup_measured,
+    )
+
+
+def _predicted(score: Score) -> Figures:
+    """The figures of a draft that was not decoded."""
+    return Figures(
+        tokens_per_round_estimated=score.tokens_per_round,
+        tokens_per_round_measured=None,
+        tokens_per_s_predicted=score.tokens_per_s,
+        tokens_per_s_measured=None,
+        speedup_predicted=score.speedup,
+        speedup_measured=None,
+        break_even_tokens_per_round=score.break_even,
     )

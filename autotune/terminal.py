@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from autotune.progress import SearchStatus
-from autotune.results import Measured, Rejected, Score, Screened, TrialRecord
+from autotune.results import Evidence, Measured, Rejected, Score, Screened, TrialRecord
 
 _PLAIN_EVERY_S = 15.0
 """How often a plain log repeats that a phase is still under way."""
@@ -122,8 +122,9 @@ def _forecast(screened: Screened) -> str:
 
 
 def _speed(score: Score) -> str:
+    assumed = " (stand-in)" if score.tokens_per_round.evidence is Evidence.STAND_IN else ""
     return (
-        f"{score.tokens_per_round.value:.2f} tokens/round {score.round_s.value * 1e3:6.2f} ms "
+        f"{score.tokens_per_round.value:.2f} tokens/round{assumed} {score.round_s.value * 1e3:6.2f} ms "
         f"{score.speedup.value:5.2f}×"
     )
 

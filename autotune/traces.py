@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autotune.errors import BadRequest
 from autotune.program import Program
 from autotune.sampling import SamplingSettings, distribution, draw
-from autotune.targets import Target
+from autotune.targets import TextModel
 from autotune.workload import PromptTokens
 
 _PREFILL_TOKENS = 64
@@ -44,7 +44,8 @@ class Trace:
     logprobs: NDArray[np.float32]
     """[T] log-probability of each continuation token in the distribution it was drawn from; 0 when greedy."""
     top: NDArray[np.int32]
-    """[P + T] the target's most likely token at each position, given the tokens before it; top[0] is -1."""
+    """[P + T] the target's most likely token at each position, given the tokens before it; -1 where it is unknown, as
+    at the first position, and in prompts that a server was not asked about, or did not tell."""
     category: str
 
     @property
@@ -84,7 +85,7 @@ class Traces:
 
 def record(
     model: TokenModel,
-    target: Target,
+    target: TextModel,
     prompts: Sequence[PromptTokens],
     settings: SamplingSettings,
     max_new_tokens: int,
@@ -119,7 +120,7 @@ def record(
     return Traces(tuple(traces), settings, target.fingerprint, target.tokenizer_fingerprint, seed)
 
 
-def check_traces(traces: Traces, target: Target) -> None:
+def check_traces(traces: Traces, target: TextModel) -> None:
     """BadRequest unless the traces were recorded from this very target."""
     if traces.tokenizer_fingerprint != target.tokenizer_fingerprint:
         raise BadRequest(f"the traces were recorded with another tokenizer than {target.id}'s: record them again")

@@ -11,11 +11,11 @@ from autotune.backends import TUNED_BACKEND
 from autotune.compile.kernel_tuning import Tuned, TuningRequest, tune_sandboxed
 from autotune.compile.sandbox import Limits
 from autotune.devices import device_lock
+from autotune.finalists import Finalist
 from autotune.paired import Comparison, PairedRequest, compare_sandboxed, speedup
-from autotune.prepare import Workbench
 from autotune.progress import Observer
 from autotune.results import KernelTuning, Rejected, Validated
-from autotune.validate import Finalist
+from autotune.workbench import Workbench
 
 GRACE_S = 120.0
 """How much longer than its budget the tuner may take: the last schedule, and building the tuned program."""

@@ -1,38 +1,22 @@
-"""Validation: finish the finalists, compile them, and let them really decode held-out prompts with the target."""
+"""Validation: the finalists really decode held-out prompts with the target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autotune.candidate import Drafting
 from autotune.contest import Contender, ContestRequest, Tally, hold_contest
 from autotune.devices import device_lock
 from autotune.errors import AutotuneError
-from autotune.evaluate import Evaluator
-from autotune.pareto import best_by_speed
-from autotune.prepare import Workbench, measure_target
+from autotune.finalists import Finalist, finish_drafts, make_finalists
 from autotune.progress import Observer
-from autotune.results import Figure, Rejected, RejectReason, Score, TargetLatency, TrialRecord, Validated
+from autotune.results import Figure, Rejected, TargetLatency, TrialRecord, Validated
 from autotune.tallies import speed, speedup, tokens_per_round
-from autotune.vocabulary import Vocabulary
-from autotune.weights import ModelWeights
+from autotune.target_side import measure_target
+from autotune.workbench import Workbench
 
 REPEATS = 2
 _DRIFT = 0.1
 """A change of the target's step time since the database kept it that is worth telling."""
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A draft as it would ship: finished weights, its program, and its refreshed prediction."""
-
-    record: TrialRecord
-    whole: ModelWeights
-    """With the whole head, even where the program's is trimmed."""
-    program: Path
-    score: Score
-    drafting: Drafting | None = None
-    """The faster way of drafting, as measured."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +38,13 @@ class Validation:
         return max(faster, key=lambda entry: entry[1].tokens_per_s_measured.value, default=None)
 
 
-def choose_finalists(front: Sequence[tuple[TrialRecord, Score]], count: int) -> list[TrialRecord]:
-    """The `count` fastest builds of the front, by predicted tokens/s at their best lookahead there."""
-    fastest: dict[str, TrialRecord] = {}
-    for record, _ in best_by_speed(front, lambda item: item[1]):
-        fastest.setdefault(record.build.key(), record)
-    return list(fastest.values())[:count]
-
-
 def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, observer: Observer) -> Validation:
     """The contest of the finalists made from these records.
 
     The latencies behind the predictions are taken anew right before the contest, never from the tuning database, so
     that the comparison of predicted and measured speed tests the model of a round and not the weather on the machine.
     """
-    drafts = [_finish(bench, record, observer) for record in records]
+    drafts = finish_drafts(bench, records, observer)
     observer.phase("Decoding held-out prompts for real")
     settings, limits = bench.latency.verify.settings, bench.evaluator.limits.run
     latency = measure_target(bench.request, bench.program, settings, limits)
@@ -76,15 +52,7 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
         raise AutotuneError(f"the target cannot be measured any more: {latency.reason.value}, {latency.detail}")
     _tell_drift(bench.latency, latency, observer)
     evaluator = replace(bench.evaluator, target=latency)
-    finalists = []
-    for record, whole in zip(records, drafts, strict=True):
-        finalist = _compile(evaluator, bench.estimator.vocabulary, record, whole, work / f"finalist-{record.number}")
-        if isinstance(finalist, Rejected):
-            observer.note(f"{record.build} drops out: {finalist.reason.value}, {finalist.detail}")
-        else:
-            finalists.append(finalist)
-    if not finalists:
-        raise AutotuneError("none of the finalists could be compiled and measured again: see the notes above")
+    finalists = make_finalists(bench, evaluator, records, drafts, work, observer)
     request = _contest(bench, finalists)
     # Twenty times what the target alone would take is far beyond any honest round.
     expected_s = latency.step_s * request.max_new_tokens * len(request.prompts) * request.repeats * (len(finalists) + 1)
@@ -107,58 +75,15 @@ def _tell_drift(before: TargetLatency, latency: TargetLatency, observer: Observe
         )
 
 
-def _finish(bench: Workbench, record: TrialRecord, observer: Observer) -> ModelWeights:
-    """The record's draft with its whole head, distilled a little longer on the training traces, if that helped."""
-    config, shape = bench.request.config, record.build.shape
-    weights = bench.estimator.whole_weights(shape)
-    if not config.finish:
-        return weights
-    from autotune.proxy.finish import finish  # torch: loaded only when it is needed
-
-    observer.phase(f"Finishing {record.build}")
-    finished = finish(
-        weights,
-        bench.traces.train,
-        config.finish,
-        token_ids=bench.estimator.vocabulary.kept(shape),
-        seed=config.seed,
-        threads=bench.request.training_threads,
-        on_progress=observer.progress,
-    )
-    observer.note(f"{record.build}: agreement with the target {finished.before:.3f} → {finished.after:.3f}")
-    return finished.weights
-
-
-def _compile(
-    evaluator: Evaluator, vocabulary: Vocabulary, record: TrialRecord, whole: ModelWeights, folder: Path
-) -> Finalist | Rejected:
-    """The finished draft trimmed, compiled and measured, at its best lookahead."""
-    weights = vocabulary.trim(whole, record.build.shape)
-    acceptance = evaluator.acceptance(record.build, weights)
-    if isinstance(acceptance, Rejected):
-        return acceptance
-    built = evaluator.compile(record.build, weights, folder)
-    if isinstance(built, Rejected):
-        return built
-    burst = evaluator.measure(built)
-    if isinstance(burst, Rejected):
-        return burst
-    scores = evaluator.scores(acceptance, burst, [score.lookahead for score in record.scores])
-    if not scores:
-        return Rejected(RejectReason.CONSTRAINT, "over the limit of round latency at every lookahead")
-    best = max(scores, key=lambda score: score.tokens_per_s.value)
-    return Finalist(record, whole, Path(built.program), best, burst.drafting)
-
-
 def _contest(bench: Workbench, finalists: Sequence[Finalist]) -> ContestRequest:
     config = bench.request.config
     return ContestRequest(
         target=str(bench.program),
         contenders=tuple(Contender(str(finalist.program), finalist.score.lookahead) for finalist in finalists),
-        prompts=tuple(tuple(prompt.tolist()) for prompt in bench.traces.validate),
+        prompts=tuple(tuple(prompt.tolist()) for prompt in bench.own_text.traces.validate),
         max_new_tokens=config.max_new_tokens,
         sampling=config.sampling,
-        eos_ids=bench.request.target.eos_ids,
+        eos_ids=bench.request.whole_target.eos_ids,
         seed=config.seed,
         threads=bench.threads,
         repeats=REPEATS,

@@ -29,12 +29,13 @@ from autotune.candidate import Precision
 from autotune.compile.base import CompileSettings, build_program, load_backend
 from autotune.config import make_config
 from autotune.errors import AutotuneError
-from autotune.prepare import record_workload, resolve, train_estimator
 from autotune.programs import compile_target
 from autotune.progress import LoggingObserver
 from autotune.proxy.score_traces import acceptance_of
+from autotune.request import resolve
 from autotune.results import Acceptance
 from autotune.runtime.session import Session, open_session
+from autotune.text import record_workload, train_estimator
 from autotune.weights import random_weights
 from benchmarks.record import machine, spread, write_record
 from benchmarks.step_bandwidth import CONTEXT_TOKENS, NUMERICS, SHAPE, WARM_UP_ROUNDS

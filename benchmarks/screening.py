@@ -22,12 +22,13 @@ from autotune.candidate import Build
 from autotune.config import make_config
 from autotune.evaluate import Evaluator, Screen
 from autotune.pareto import hypervolume, pareto_front
-from autotune.prepare import Workbench, prepare, resolve
 from autotune.progress import LoggingObserver
+from autotune.request import resolve
 from autotune.results import Acceptance, Measured, Outcome, Rejected, Score, Screened, TrialRecord
 from autotune.screening import LEAST_GAIN, LEAST_SPEEDUP, REFERENCE, Screener
 from autotune.store import RunFolder
 from autotune.tuner import Budget, Search, SearchResult
+from autotune.workbench import Workbench, prepare
 from benchmarks.record import machine, spread, write_record
 
 NO_TIME_LIMIT_S = 1e9
@@ -62,7 +63,7 @@ class Replay:
         """The build's acceptance and the seconds it took."""
         if build.key() not in self._acceptances:
             began = time.perf_counter()
-            acceptance = self._evaluator.acceptance(build, self._evaluator.estimator.weights(build.shape))
+            acceptance = self._evaluator.acceptance(build, self._evaluator.drafts.weights(build.shape))
             self._acceptances[build.key()] = acceptance, time.perf_counter() - began
         return self._acceptances[build.key()]
 

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,8 +74,6 @@ def main() -> None:
 
 def installed(backend: str) -> list[str]:
     """The backend's packages that are there."""
-    from importlib.metadata import packages_distributions
-
     there = {name for names in packages_distributions().values() for name in names}
     return [name for name in BACKENDS[backend].distributions if name in there]
 

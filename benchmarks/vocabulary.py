@@ -27,12 +27,13 @@ import numpy as np
 from autotune.candidate import Build, DraftShape, Precision
 from autotune.compile.base import CompileSettings, build_program, load_backend
 from autotune.config import make_config
-from autotune.prepare import Workbench, prepare, resolve
 from autotune.progress import LoggingObserver
+from autotune.request import resolve
 from autotune.results import Measured, Rejected
 from autotune.runtime.session import Session, open_session
 from autotune.store import RunFolder
 from autotune.weights import ModelWeights, Numerics, random_weights, trimmed
+from autotune.workbench import Workbench, prepare
 from benchmarks.record import machine, spread, write_record
 
 SHAPE = DraftShape(layers=2, heads=16, kv_heads=16, head_dim=128, hidden=2048, ffn=5504, vocab=32_000)
@@ -177,8 +178,8 @@ def demo(programs: Sequence[tuple[str, Precision]], threads: int, evaluations: i
 
 def _worth(bench: Workbench, build: Build, outcomes: Sequence[Measured]) -> Mapping[str, Any]:
     """What a build came to: medians over its evaluations."""
-    kept = bench.estimator.vocabulary.kept(build.shape)
-    written = np.concatenate([trace.continuation for trace in bench.traces.estimate.items])
+    kept = bench.own_text.estimator.vocabulary.kept(build.shape)
+    written = np.concatenate([trace.continuation for trace in bench.own_text.traces.estimate.items])
     acceptance = outcomes[0].acceptance
     lookaheads = [score.lookahead for score in outcomes[0].scores]
     speeds = {

@@ -30,6 +30,9 @@ __all__ = ["CandidateRejected", "Limits", "Phase", "run_sandboxed"]
 STDERR_BYTES = 8192
 """How much of the end of a job's output is kept."""
 
+LARGE_S_PER_GIB = 60.0
+"""Further seconds for every GiB of weights: to write, read and multiply them many times on a slow machine."""
+
 POLL_S = 0.02
 KILL_WAIT_S = 10.0
 READ_BYTES = 1 << 20
@@ -68,6 +71,10 @@ class Limits:
     """Resident memory of the worker and its children together."""
     queue_s: float = 600.0
     """Waiting for the lock; never counted as the job's time."""
+
+    def for_weights(self, weight_bytes: int) -> "Limits":
+        """The same limits with the time that so large a program takes besides."""
+        return replace(self, time_s=self.time_s + LARGE_S_PER_GIB * weight_bytes / 2**30)
 
 
 def run_sandboxed(

@@ -17,16 +17,15 @@ from typing import Any
 from autotune.candidate import Precision
 from autotune.compile import tvm_cuda
 from autotune.compile.base import CompileSettings
-from autotune.compile.graphs.tvm_arena import write_arena
+from autotune.compile.graphs.tvm_packing import write_arena
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 from autotune.program import Drafting, Program
-from autotune.shape import Style
 from autotune.tvm_import import torch_left_out
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, TvmLayout
 from autotune.weights import ModelWeights
 
-GRAPH_VERSION = "2"
+GRAPH_VERSION = "3"
 """Raise it when the function or the packing of given weights changes: compiled programs are cached by it."""
 LINKERS = ("g++", "c++", "clang++")
 """TVM links with the first of these; it looks for them itself."""
@@ -62,8 +61,6 @@ class TvmBackend:
 
     def build(self, weights: ModelWeights, settings: CompileSettings, folder: Path) -> None:
         """Write the program into an existing, empty folder."""
-        if weights.shape.style != Style():
-            raise BadRequest(f"backend {self.name} builds llama models, not {weights.numerics.family!r}")
         if settings.batch > 1:
             raise BadRequest(
                 f"backend {self.name} compiles for one sequence at a time, not for {settings.batch}: use onnxruntime"

@@ -21,6 +21,7 @@ from autotune.compile.base import CompileSettings
 from autotune.cuda_driver import CudaDriver, CudaUnavailable
 from autotune.errors import BadRequest
 from autotune.program import Drafting, Program
+from autotune.shape import Norm, Style
 from autotune.tvm_cuda_layout import (
     KERNELS_FILE,
     LIBRARY_FILE,
@@ -67,8 +68,25 @@ def find_architecture() -> str:
         return DEFAULT_ARCHITECTURE
 
 
+def missing_piece(style: Style) -> str | None:
+    """The first piece of the style that the kernels do not have; None if they have all."""
+    pieces = {
+        "LayerNorm": style.norm is Norm.LAYER,
+        "norm behind a residual sum": not style.norm_first,
+        "learned positions": bool(style.learned_positions),
+        "FFN without a gate": not style.gated,
+        "norm of queries and keys": style.qk_norm,
+        "biases": bool(style.biases),
+        "embeddings of another width": style.embed_dim is not None,
+    }
+    return next((piece for piece, wanted in pieces.items() if wanted), None)
+
+
 def build(weights: ModelWeights, settings: CompileSettings, versions: Mapping[str, str], folder: Path) -> None:
-    """Write the program of a llama model into an existing, empty folder."""
+    """Write the program into an existing, empty folder; BadRequest if a piece of the model's style has no kernel."""
+    missing = missing_piece(weights.shape.style)
+    if missing:
+        raise BadRequest(f"backend tvm has no {missing} on cuda yet: use --backend onnxruntime")
     architecture = find_architecture()
     import_tvm_ffi()
     llama, compiler, kernels, sampling = (

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from autotune.reports.summary import RunFacts
-from autotune.results import Score, TrialRecord, TrialState, Validated
+from autotune.results import RunKind, Score, TrialRecord, TrialState, Validated
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by lightness in print.
 _FRONT, _CHOSEN, _DECODED, _ALONE = "#0072B2", "#D55E00", "#E69F00", "#111111"
@@ -181,7 +181,14 @@ def _words(axes: Axes, facts: RunFacts, scores: Sequence[Score]) -> None:
     screened = sum(record.state is TrialState.SCREENED for record in facts.records)
     note += f", {pointless} of which have no score and no point" if pointless else ""
     note += f"{' and' if pointless else ','} {screened} were screened out" if screened else ""
-    axes.set_title(f"Drafts for {facts.target}", loc="left", fontsize=12.5, fontweight="bold", color=_INK, pad=38)
+    axes.set_title(
+        f"{'Plan of drafts' if facts.kind is RunKind.PLAN else 'Drafts'} for {facts.target}",
+        loc="left",
+        fontsize=12.5,
+        fontweight="bold",
+        color=_INK,
+        pad=38,
+    )
     axes.annotate(
         f"{note}; a line joins points of equal speed-up over the target alone",
         (0.0, 1.0),
@@ -193,7 +200,8 @@ def _words(axes: Axes, facts: RunFacts, scores: Sequence[Score]) -> None:
         annotation_clip=False,
     )
     axes.set_xlabel("time of one round (ms)", color=_INK)
-    axes.set_ylabel("tokens per round, the target's own included", color=_INK)
+    assumed = ": a stand-in" if facts.kind is RunKind.PLAN else ""
+    axes.set_ylabel(f"tokens per round, the target's own included{assumed}", color=_INK)
     axes.tick_params(colors=_INK, labelsize=8.5)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

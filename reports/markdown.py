@@ -8,17 +8,27 @@ from autotune.candidate import Drafting
 from autotune.reports.summary import (
     DraftSummary,
     FailureSummary,
+    FigureSummary,
     FrontSummary,
+    PublishedTar,
     RunSummary,
     ScreenedSummary,
     ShapeSummary,
     TuningSummary,
     Verdict,
 )
+from autotune.results import RunKind
 
 _FRONT_ROWS = 25
 _SCREENED_ROWS = 25
 _UNKNOWN = "–"
+_FAST = 20.0
+"""Tokens/s from which whole numbers are exact enough."""
+_TITLES = {
+    RunKind.WHOLE: "Draft search",
+    RunKind.SERVED: "Draft search, not validated,",
+    RunKind.PLAN: "Plan of a draft",
+}
 
 _DEFINITIONS = """\
 * **Round**: one burst of k drafted tokens and one verification of k + 1 positions by the target.
@@ -29,7 +39,8 @@ _DEFINITIONS = """\
 * **Program**: compiler and precision. *burst*: the k draft steps of a round are one program; otherwise each is a call,
   which was measured to be at least as fast.
 * **Evidence**: *measured* with a clock or by counting decoded tokens; *estimated* from measured parts, or by the proxy
-  from recorded traces; *extrapolated* beyond what was measured; *stand-in* measured on something of the same size.
+  from recorded traces; *extrapolated* beyond what was measured; *stand-in* known of another
+  family's drafts of the same relative shape only.
 * **k = 0**: the target alone. It is always in the race, and nothing slower is recommended.
 * Ranges in brackets are intervals of the figure before them."""
 
@@ -37,7 +48,8 @@ _DEFINITIONS = """\
 def markdown(summary: RunSummary) -> str:
     """The text of `report.md`; `pareto.png` is expected beside it."""
     parts = [
-        f"# Draft search for {_inline(summary.target)}",
+        f"# {_TITLES[summary.kind]} for {_inline(summary.target)}",
+        *_banner(summary),
         f"**{_inline(summary.sentence)}**",
         *_warnings(summary),
         "![Round time against tokens per round of every candidate](pareto.png)",
@@ -45,6 +57,7 @@ def markdown(summary: RunSummary) -> str:
         *_round_times(summary),
         *_tuning(summary.kernel_tuning),
         *_front(summary.front),
+        *_published(summary.published),
         *_screened(summary.screened_builds),
         *_failures(summary.failures),
         "## The run",
@@ -55,6 +68,13 @@ def markdown(summary: RunSummary) -> str:
         _reproduce(summary),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _banner(summary: RunSummary) -> Iterable[str]:
+    """What must be read first, set apart."""
+    if summary.banner:
+        first, *rest = map(_inline, summary.banner)
+        yield "\n>\n".join([f"> **{first}**", *(f"> {line}" for line in rest)])
 
 
 def _warnings(summary: RunSummary) -> Iterable[str]:
@@ -195,8 +215,28 @@ def _front(front: Sequence[FrontSummary]) -> Iterable[str]:
         "Candidates that no other beats in both round time and tokens per round, fastest first: tokens per round are "
         f"{first.tar.evidence}, round times {first.round_s.evidence}, tokens/s {first.tokens_per_s.evidence}.{rest}"
     )
+    stand_ins = any(point.stand_in for point in shown)
+    if stand_ins:
+        yield (
+            "**Pays from** is the break-even: tokens per round at which a draft is just as fast as the target alone. "
+            "**Best other** is what it would need to be as fast as the fastest draft of another shape, if that one's "
+            "stand-in were true. Compare both with what is assumed; drafts with the same stand-in cannot be told apart "
+            "by what is assumed of them."
+        )
     yield _table(
-        ["draft", "k", "program", "parameters", "TAR", "round (ms)", "tokens/s", "speed-up", "trial"],
+        [
+            "draft",
+            "k",
+            "program",
+            "parameters",
+            *(["TAR assumed (stand-in)", "stand-in"] if stand_ins else ["TAR"]),
+            "pays from",
+            *(["best other"] if stand_ins else []),
+            "round (ms)",
+            "tokens/s",
+            "speed-up",
+            "trial",
+        ],
         [
             [
                 point.name,
@@ -204,14 +244,27 @@ def _front(front: Sequence[FrontSummary]) -> Iterable[str]:
                 _program(point),
                 _count(point.parameters),
                 _number(point.tar.value, point.tar.interval, 2),
-                _number(None if point.round_s.value is None else 1e3 * point.round_s.value, None, 3),
-                _number(point.tokens_per_s.value, None, 0),
-                _times(point.speedup.value, None),
+                *([point.stand_in or ""] if stand_ins else []),
+                _of(point.break_even, 2),
+                *([_of(point.to_match_best, 2)] if stand_ins else []),
+                _milliseconds(point.round_s),
+                _speed(point.tokens_per_s.value),
+                _times(point.speedup.value, point.speedup.interval if stand_ins else None),
                 str(point.trial),
             ]
             for point in shown
         ],
     )
+
+
+def _published(published: Sequence[PublishedTar]) -> Iterable[str]:
+    if published:
+        yield "## Published elsewhere"
+        yield "Figures of others, on other machines and text. They are shown to compare with; no figure here uses them."
+        yield _table(
+            ["target", "draft", "shape", "TAR", "from"],
+            [[each.target, each.draft, each.shape, f"{each.tokens_per_round:.2f}", each.origin] for each in published],
+        )
 
 
 def _screened(screened: Sequence[ScreenedSummary]) -> Iterable[str]:
@@ -282,9 +335,10 @@ def _run_table(summary: RunSummary) -> str:
         ["device", summary.device],
         [
             "target alone",
-            f"{_number(summary.baseline.tokens_per_s, summary.baseline.interval, 0)} tokens/s"
+            f"{_speed(summary.baseline.tokens_per_s, summary.baseline.interval)} tokens/s"
             f" ({summary.baseline.evidence})",
         ],
+        *_latency_rows(summary),
         ["shapes evaluated", str(summary.shapes_evaluated)],
         ["trials", str(summary.trials)],
         ["builds screened out, not compiled", str(summary.screened)],
@@ -294,6 +348,28 @@ def _run_table(summary: RunSummary) -> str:
         ["wall time", f"{summary.wall_s:.0f} s"],
     ]
     return _table(["", ""], rows)
+
+
+def _latency_rows(summary: RunSummary) -> list[list[str]]:
+    """Where the target's latency comes from, and what the caches take."""
+    rows = []
+    if summary.baseline.source:
+        rows.append(["the target's latency", summary.baseline.source])
+    if summary.context_tokens is not None:
+        caches = f"{summary.context_tokens} tokens"
+        if summary.target_kv_bytes is not None:
+            caches += f"; the target's cache takes {_mebibytes(summary.target_kv_bytes)}"
+        best = next((point for point in summary.front if point.name == summary.best.name), None)
+        if best and best.kv_bytes is not None:
+            caches += f", the best draft's {_mebibytes(best.kv_bytes)}"
+        rows.append(["context", caches])
+    if summary.schedule:
+        rows.append(["k by batch size", ", ".join(f"{low}–{high}: {k}" for low, high, k in summary.schedule)])
+    return rows
+
+
+def _mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.1f} MiB"
 
 
 def _known(summary: RunSummary) -> str:
@@ -343,6 +419,22 @@ def _number(value: float | None, interval: tuple[float, float] | None, digits: i
         return _UNKNOWN
     text = f"{value:,.{digits}f}"
     return text if interval is None else f"{text} ({interval[0]:,.{digits}f} … {interval[1]:,.{digits}f})"
+
+
+def _of(figure: FigureSummary | None, digits: int) -> str:
+    """A figure with its interval."""
+    return _UNKNOWN if figure is None else _number(figure.value, figure.interval, digits)
+
+
+def _milliseconds(figure: FigureSummary) -> str:
+    interval = figure.interval and (1e3 * figure.interval[0], 1e3 * figure.interval[1])
+    digits = 3 if figure.value is None or figure.value < 1.0 else 0
+    return _number(None if figure.value is None else 1e3 * figure.value, interval, digits)
+
+
+def _speed(tokens_per_s: float | None, interval: tuple[float, float] | None = None) -> str:
+    """Tokens/s; slow models need decimals."""
+    return _number(tokens_per_s, interval, 0 if tokens_per_s is None or tokens_per_s >= _FAST else 3)
 
 
 def _times(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -1,6 +1,6 @@
 """What a run came to: from the tuner's facts to the report's content, the verdict in one sentence included."""
 
-from autotune.candidate import Build, Drafting, DraftShape
+from autotune.candidate import Build, Drafting, DraftShape, Precision
 from autotune.reports.summary import (
     SCHEMA_VERSION,
     BaselineSummary,
@@ -25,12 +25,14 @@ from autotune.results import (
     KernelTuning,
     Measured,
     Rejected,
+    RunKind,
     Score,
     Screened,
     TrialRecord,
     TrialState,
     Validated,
 )
+from autotune.score import needed_to_match
 
 _STDERR_LINES = 20
 
@@ -55,10 +57,16 @@ def summarise(facts: RunFacts) -> RunSummary:
         verdict=verdict,
         sentence=_sentence(facts, verdict),
         baseline=BaselineSummary(
-            facts.baseline.value, facts.baseline.evidence.value, _interval(facts.baseline), facts.latency.step_s
+            facts.baseline.value,
+            facts.baseline.evidence.value,
+            _interval(facts.baseline),
+            facts.latency.step_s,
+            facts.latency.verify.evidence.value,
+            facts.latency.verify.error_bar(1),
+            facts.latency_source,
         ),
         best=_best(facts, verdict),
-        front=tuple(_front(record, score) for record, score in facts.front),
+        front=tuple(_front(facts, record, score) for record, score in facts.front),
         validated=tuple(_validated(draft) for draft in facts.validated),
         failures=tuple(_failure(record) for record in facts.records if record.state is TrialState.REJECTED),
         screened_builds=screened,
@@ -77,12 +85,18 @@ def summarise(facts: RunFacts) -> RunSummary:
         command=tuple(facts.command),
         versions=dict(facts.versions),
         kernel_tuning=_tuning(facts.kernel_tuning) if facts.kernel_tuning else None,
+        kind=facts.kind,
+        banner=tuple(facts.banner),
+        context_tokens=facts.context_tokens,
+        target_kv_bytes=_kv_bytes(facts, facts.target_shape, facts.target_precision),
+        published=tuple(facts.published),
+        schedule=tuple(facts.schedule),
     )
 
 
 def predicted_best(facts: RunFacts) -> tuple[TrialRecord, Score] | None:
-    """The point of the front with the most predicted tokens/s; None if the front is empty."""
-    return max(facts.front, key=lambda point: point[1].tokens_per_s.value, default=None)
+    """The draft that was finished, or the front's point with the most predicted tokens/s; None if there is none."""
+    return facts.ready or max(facts.front, key=lambda point: point[1].tokens_per_s.value, default=None)
 
 
 def _verdict(facts: RunFacts) -> Verdict:
@@ -95,6 +109,8 @@ def _verdict(facts: RunFacts) -> Verdict:
         return Verdict.NOT_VALIDATED
     if best is None:
         return Verdict.NOTHING_FEASIBLE
+    if facts.kind is RunKind.PLAN:  # by a stand-in nothing can be decided
+        return Verdict.NOT_VALIDATED
     return Verdict.NOT_VALIDATED if best[1].speedup.value > 1.0 else Verdict.DO_NOT_SPECULATE
 
 
@@ -122,10 +138,22 @@ def _sentence(facts: RunFacts, verdict: Verdict) -> str:
     if best is None:
         return f"Do not speculate: none of the {len(facts.records)} builds tried could be scored under the constraints."
     record, score = best
+    if facts.kind is RunKind.PLAN:
+        return _plan_sentence(facts, record, score)
     predicted = f"{record.build.shape}, k = {score.lookahead}, is predicted to reach {score.speedup.value:.2f}×"
+    why = "but it was not decoded" if facts.kind is RunKind.WHOLE else "but its target is not here to decode with"
     if verdict is Verdict.NOT_VALIDATED:
-        return f"Not validated: {predicted} the target alone, but it was not decoded."
+        return f"Not validated: {predicted} the target alone ({_evidence(score.speedup)}), {why}."
     return f"Do not speculate: the best draft, {predicted} only."
+
+
+def _plan_sentence(facts: RunFacts, record: TrialRecord, score: Score) -> str:
+    even = "" if score.break_even is None else f"; it pays from {score.break_even.value:.2f} tokens per round on"
+    return (
+        f"Plan, not validated: {record.build.shape} ({record.build.precision.value}), k = {score.lookahead}, would "
+        f"reach {score.speedup.value:.2f}× the target alone with {score.tokens_per_round.value:.2f} tokens per round "
+        f"({score.tokens_per_round.evidence.value}){even}."
+    )
 
 
 def _best(facts: RunFacts, verdict: Verdict) -> DraftSummary:
@@ -137,10 +165,16 @@ def _best(facts: RunFacts, verdict: Verdict) -> DraftSummary:
         return _draft(
             record.build,
             score.lookahead,
-            TarSummary(score.tokens_per_round.value, None, _interval(score.tokens_per_round)),
-            SpeedSummary(score.tokens_per_s.value, None, _interval(score.tokens_per_s)),
-            SpeedSummary(score.speedup.value, None, _interval(score.speedup)),
+            TarSummary(
+                score.tokens_per_round.value,
+                None,
+                _interval(score.tokens_per_round),
+                estimated_evidence=score.tokens_per_round.evidence.value,
+            ),
+            _predicted(score.tokens_per_s),
+            _predicted(score.speedup),
             drafting=_drafting(record),
+            break_even=_figure(score.break_even) if score.break_even else None,
         )
     decoded = facts.baseline.value if facts.validated else None
     return DraftSummary(
@@ -185,6 +219,7 @@ def _draft(
     divergences: int | None = None,
     mismatches: int | None = None,
     drafting: Drafting | None = None,
+    break_even: FigureSummary | None = None,
 ) -> DraftSummary:
     return DraftSummary(
         name=str(build.shape),
@@ -200,10 +235,12 @@ def _draft(
         divergences=divergences,
         mismatches=mismatches,
         drafting=drafting,
+        break_even=break_even,
     )
 
 
-def _front(record: TrialRecord, score: Score) -> FrontSummary:
+def _front(facts: RunFacts, record: TrialRecord, score: Score) -> FrontSummary:
+    rival = _best_of_others(facts, record.build.shape)
     return FrontSummary(
         name=str(record.build.shape),
         trial=record.number,
@@ -217,7 +254,24 @@ def _front(record: TrialRecord, score: Score) -> FrontSummary:
         tokens_per_s=_figure(score.tokens_per_s),
         speedup=_figure(score.speedup),
         drafting=_drafting(record),
+        break_even=_figure(score.break_even) if score.break_even else None,
+        to_match_best=_figure(needed_to_match(score, rival)) if rival else None,
+        stand_in=facts.stand_in.get(str(record.build.shape)),
+        kv_bytes=_kv_bytes(facts, record.build.shape, record.build.precision),
     )
+
+
+def _best_of_others(facts: RunFacts, shape: DraftShape) -> Score | None:
+    """The fastest score of a draft of another shape."""
+    others = (score for record in facts.records if record.build.shape != shape for score in record.scores)
+    return max(others, key=lambda score: score.tokens_per_s.value, default=None)
+
+
+def _kv_bytes(facts: RunFacts, shape: DraftShape | None, precision: Precision) -> int | None:
+    """Bytes of a model's cache at the run's context."""
+    if shape is None or facts.context_tokens is None:
+        return None
+    return shape.kv_bytes_per_token * facts.context_tokens * precision.other_bytes // 4
 
 
 def _drafting(record: TrialRecord) -> Drafting | None:
@@ -285,6 +339,10 @@ def _tuning(tuning: KernelTuning) -> TuningSummary:
 
 def _figure(figure: Figure) -> FigureSummary:
     return FigureSummary(figure.value, figure.evidence.value, _interval(figure))
+
+
+def _predicted(figure: Figure) -> SpeedSummary:
+    return SpeedSummary(figure.value, None, _interval(figure), predicted_evidence=figure.evidence.value)
 
 
 def _speed(predicted: Figure, measured: Figure) -> SpeedSummary:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
-from autotune.candidate import Drafting, Precision
-from autotune.results import Figure, KernelTuning, Score, TargetLatency, TrialRecord, Validated
+from autotune.candidate import Drafting, DraftShape, Precision
+from autotune.results import Figure, KernelTuning, RunKind, Score, TargetLatency, TrialRecord, Validated
 
 SCHEMA_VERSION = 1
 """Raised when a key changes its meaning or vanishes; new keys do not raise it."""
@@ -41,6 +41,34 @@ class RunFacts:
     """What the target was compiled in."""
     kernel_tuning: KernelTuning | None = None
     """What tuning the winner's kernels came to; None where it was not asked for or the winner is not TVM's."""
+    kind: RunKind = RunKind.WHOLE
+    banner: Sequence[str] = ()
+    """What must be said before any figure, a sentence each; empty for a whole run."""
+    ready: tuple[TrialRecord, Score] | None = None
+    """The finished draft of a run that cannot decode, with its prediction made anew."""
+    target_shape: DraftShape | None = None
+    context_tokens: int | None = None
+    """Positions of every cache."""
+    latency_source: str | None = None
+    """Where the target's latency comes from, in words."""
+    stand_in: Mapping[str, str] = field(default_factory=dict)
+    """By the name of a shape on the front: the shape whose acceptance stands in for its own."""
+    published: Sequence["PublishedTar"] = ()
+    """What others published, to be shown beside stand-ins."""
+    schedule: Sequence[tuple[int, int, int]] = ()
+    """(smallest batch, largest batch, k), where more than one batch size was asked for."""
+
+
+@dataclass(frozen=True)
+class PublishedTar:
+    """Tokens per round that others published of a draft."""
+
+    target: str
+    draft: str
+    shape: str
+    tokens_per_round: float
+    origin: str
+    """Where it was published, and how well it is known."""
 
 
 class Verdict(StrEnum):
@@ -83,6 +111,7 @@ class TarSummary:
     measured: float | None
     estimated_interval: tuple[float, float] | None = None
     measured_interval: tuple[float, float] | None = None
+    estimated_evidence: str = "estimated"
 
 
 @dataclass(frozen=True)
@@ -93,6 +122,7 @@ class SpeedSummary:
     measured: float | None
     predicted_interval: tuple[float, float] | None = None
     measured_interval: tuple[float, float] | None = None
+    predicted_evidence: str = "estimated"
 
 
 @dataclass(frozen=True)
@@ -104,6 +134,10 @@ class BaselineSummary:
     interval: tuple[float, float] | None
     step_s: float
     """Median seconds of one plain decode step."""
+    step_evidence: str = "measured"
+    step_interval: tuple[float, float] | None = None
+    source: str | None = None
+    """Where the target's latencies come from, in words."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +176,8 @@ class DraftSummary:
     """Prompts whose greedy output first differs from the target's own where its best two logits were level."""
     mismatches: int | None = None
     """Prompts whose greedy output differs anywhere else: such a draft never ships."""
+    break_even: FigureSummary | None = None
+    """Tokens per round at which it is just as fast as the target alone, as predicted."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +197,14 @@ class FrontSummary:
     speedup: FigureSummary
     drafting: Drafting | None = None
     """Whether its bursts are one program or a call for every token."""
+    break_even: FigureSummary | None = None
+    """Tokens per round at which it is just as fast as the target alone."""
+    to_match_best: FigureSummary | None = None
+    """Tokens per round at which it is just as fast as the best draft of another shape."""
+    stand_in: str | None = None
+    """The shape of another family whose tokens per round are given, where its own are not known."""
+    kv_bytes: int | None = None
+    """Bytes of its cache at the run's context."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +305,16 @@ class RunSummary:
     command: tuple[str, ...]
     versions: Mapping[str, str]
     kernel_tuning: TuningSummary | None = None
+    kind: RunKind = RunKind.WHOLE
+    banner: tuple[str, ...] = ()
+    """What must be said before any figure; empty for a whole run."""
+    context_tokens: int | None = None
+    target_kv_bytes: int | None = None
+    """Bytes of the target's cache at that context."""
+    published: tuple[PublishedTar, ...] = ()
+    """Others' figures, second-hand: beside ours, never among them."""
+    schedule: tuple[tuple[int, int, int], ...] = ()
+    """(smallest batch, largest batch, k)."""
 
     def to_json(self) -> str:
         """The text of `summary.json`; numbers that are not finite or not known are null."""

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -58,6 +58,8 @@ class SearchSpace:
     """Lookaheads of at least 1; k = 0 needs no draft and is always in the race."""
     programs: tuple[Program, ...]
     """What a shape can be compiled to; not every backend has every precision."""
+    named: tuple[DraftShape, ...] = ()
+    """Shapes that others published; those inside the space are tried first."""
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -116,6 +118,17 @@ class SearchSpace:
             self.draft_vocab.values[0],
         )
 
+    @property
+    def deepest(self) -> DraftShape:
+        """The shape with the most of everything: beside a target whose round takes seconds, depth may cost nothing."""
+        return self._shape(
+            self.layers.values[-1],
+            self.attention[-1],
+            self.ffn.values[-1],
+            self.hidden.values[-1],
+            self.draft_vocab.values[-1],
+        )
+
     def draw(self, rng: Random) -> Candidate:
         """A candidate, each as likely as any other."""
         shape = self._shape(
@@ -133,16 +146,38 @@ class SearchSpace:
 
         The research this tool follows found wide, shallow drafts to win; each is tried at full and at half FFN width.
         Of the smaller vocabularies only the shallowest and widest draft is tried: there the head weighs most.
+        Published shapes come before all.
         """
         middle = self.lookahead.values[len(self.lookahead.values) // 2]
         widths = dict.fromkeys([self.ffn.values[-1], self.ffn.values[(len(self.ffn.values) - 1) // 2]])
         *smaller, largest = self.draft_vocab.values
         points = [(layers, ffn, largest) for layers, ffn in itertools.product(self.layers.values[:3], widths)]
         points += [(self.layers.values[0], self.ffn.values[-1], size) for size in reversed(smaller)]
-        shapes = [
+        usual = [
             self._shape(layers, self.attention[-1], ffn, self.hidden.values[-1], size) for layers, ffn, size in points
         ]
+        shapes = dict.fromkeys([*(shape for shape in self.named if shape in self), *usual])
         return [Candidate(Build(shape, *program), middle) for program in self.programs for shape in shapes]
+
+    def __contains__(self, shape: DraftShape) -> bool:
+        """Whether the search can propose the shape."""
+        return (
+            shape.layers in self.layers.values
+            and (shape.heads, shape.kv_heads) in self.attention
+            and shape.ffn in self.ffn.values
+            and shape.hidden in self.hidden.values
+            and shape.head_rows in self.draft_vocab.values
+            and shape
+            == replace(
+                self.source,
+                layers=shape.layers,
+                heads=shape.heads,
+                kv_heads=shape.kv_heads,
+                ffn=shape.ffn,
+                hidden=shape.hidden,
+                draft_vocab=shape.draft_vocab,
+            )
+        )
 
     @property
     def _heads_axis(self) -> Axis | None:
@@ -196,10 +231,11 @@ def make_space(
     backends: tuple[str, ...],
     precisions: tuple[Precision, ...],
     supported: Mapping[str, Set[Precision]] | None = None,
+    named: Sequence[DraftShape] = (),
 ) -> SearchSpace:
     """The space of drafts of `source` inside the user's ranges; BadRequest where nothing is left.
 
-    `supported`: the precisions each backend has; all of them if None.
+    `supported`: the precisions each backend has; all of them if None.  `named`: published shapes, worth trying first.
     Values beyond the source are left out with a warning: a pruned draft cannot be larger than what it is cut from.
     """
     lookahead = parse_axis(LOOKAHEAD, ranges.lookahead, smallest=0)
@@ -218,6 +254,7 @@ def make_space(
             for precision, backend in itertools.product(dict.fromkeys(precisions), dict.fromkeys(backends))
             if supported is None or precision in supported[backend]
         ),
+        named=tuple(named),
     )
 
 

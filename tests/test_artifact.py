@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ import pytest
 from autotune.artifact import (
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
+    ArtifactKind,
     DraftDescription,
     Manifest,
     Provenance,
     TargetIdentity,
+    check_belongs,
     read_manifest,
     verify_artifact,
+    verify_runnable,
     write_artifact,
 )
 from autotune.candidate import DraftShape, Precision
@@ -222,3 +226,26 @@ def test_a_folder_without_a_manifest_is_no_artifact(artifact: Path, tmp_path: Pa
     refuses(artifact, "is not an artifact: it has no readable manifest.json")
     refuses(tmp_path / "nowhere", "is not an artifact")
     refuses(artifact / "draft" / "program.json", "is not an artifact")
+
+
+def test_a_manifest_of_the_first_schema_is_a_pairs(artifact: Path) -> None:
+    def of_schema_1(content: dict[str, Any]) -> None:
+        content["schema_version"] = 1
+        del content["kind"]
+
+    edit_manifest(artifact, of_schema_1)
+    assert verify_runnable(artifact).kind is ArtifactKind.PAIR
+
+
+@pytest.mark.parametrize("fingerprint", ["f" * 32, None])
+def test_whose_it_is(artifact: Path, fingerprint: str | None) -> None:
+    """By its target's weights or, where they were never there, by the tokenizer."""
+    manifest = replace(MANIFEST, target=replace(MANIFEST.target, fingerprint=fingerprint))
+    check_belongs(manifest, artifact, "demo", "f" * 32, "e" * 32)
+    if fingerprint is None:
+        check_belongs(manifest, artifact, "demo", "0" * 32, "e" * 32)
+        with pytest.raises(ArtifactError, match="its tokenizer differs"):
+            check_belongs(manifest, artifact, "other", "f" * 32, "0" * 32)
+    else:
+        with pytest.raises(ArtifactError, match="was made for demo, not for this other: its weights differ"):
+            check_belongs(manifest, artifact, "other", "0" * 32, "e" * 32)

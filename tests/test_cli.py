@@ -229,7 +229,7 @@ def test_a_folder_that_is_no_artifact(autotune: Autotune, tmp_path: Path, comman
     assert "is not an artifact: it has no readable manifest.json" in error_line(autotune(name, tmp_path, *words))
     assert "is not an artifact" in error_line(autotune(name, tmp_path / "nowhere", *words))
     (tmp_path / "manifest.json").write_text('{"schema_version": 99}')
-    assert "newer than the 1 known here: upgrade" in error_line(autotune(name, tmp_path, *words))
+    assert "newer than the 2 known here: upgrade" in error_line(autotune(name, tmp_path, *words))
 
 
 def test_a_checkpoint_cut_short_is_refused_before_anything_is_written(
@@ -315,6 +315,8 @@ def test_the_exit_code_says_whether_anything_was_feasible(
 ) -> None:
     class Summary:
         sentence = "Do not speculate."
+        banner = ()
+        kind = "whole"
 
     given: list[Any] = []
 
@@ -357,3 +359,24 @@ def test_traces_that_could_not_be_written_are_not_recorded(autotune: Autotune, t
         done = autotune("traces", "--out", out)
         assert f"cannot write {out}: " in error_line_after_phase(done)
         assert "%" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model", "m"), "--model and --api-key are those of an --endpoint"),
+        (("--endpoint", "http://h/v1", "--with", "transformers"), "--endpoint and --with exclude each other"),
+        (("--endpoint", "nonsense"), "'nonsense' is not an endpoint: give the base URL"),
+        (("--endpoint", "http://me:pass@h/v1"), "must hold no credentials"),
+        (("--with", "vllm"), "--with vllm: give one of autotune, transformers"),
+    ],
+)
+def test_bad_ways_to_record_traces(autotune: Autotune, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    out = tmp_path / "traces.safetensors"
+    assert message in error_line(autotune("traces", "--out", out, *words))
+    assert not out.exists()
+
+
+def test_a_servers_name_without_a_server_is_refused(refused: Callable[..., str]) -> None:
+    assert "give its URL with --traces" in refused("--model", "served")
+    assert "is not an endpoint" in refused("--traces", "ftp://host/v1")

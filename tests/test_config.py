@@ -49,6 +49,8 @@ def test_names_may_be_written_with_dashes_or_underscores(toml: Path) -> None:
         ("1h30m", 5400.0),
         ("1h 30m 5s", 5405.0),
         ("250ms", 0.25),
+        ("20us", 20e-6),
+        ("1ms 20µs", 1.02e-3),
         ("1.5h", 5400.0),
         (" 10 s ", 10.0),
         ("45", 45.0),
@@ -142,7 +144,32 @@ def test_a_file_that_is_missing_or_a_folder_is_refused(toml: Path, tmp_path: Pat
         make_config({}, tmp_path)
 
 
+def test_traces_are_a_file_or_a_servers_url() -> None:
+    file, served, none = make_config({"traces": Path("t.st")}), make_config({"traces": "http://h/v1"}), make_config({})
+    assert (file.traces_file, file.traces_url) == (Path("t.st"), None)
+    assert (served.traces_file, served.traces_url) == (None, "http://h/v1")
+    assert (none.traces_file, none.traces_url) == (None, None)
+
+
+def test_the_servers_key_is_never_written() -> None:
+    config = make_config({"traces": "http://h/v1", "api_key": "sesame"})
+    assert config.api_key is not None
+    assert config.api_key.get_secret_value() == "sesame"
+    assert "sesame" not in repr(config) + config.model_dump_json() + str(config.model_dump())
+
+
 def test_every_flag_of_the_command_is_a_key() -> None:
     flags = set(inspect.signature(run).parameters) - {"config"}
     keys = {field.alias or name for name, field in TuneConfig.model_fields.items()}
     assert flags == keys
+
+
+def test_a_targets_latency_is_described() -> None:
+    config = make_config({"target_tp": 4, "collective-latency": "20us", "target_latency": "table.json"})
+    assert (config.target_tp, config.collective_latency) == (4, pytest.approx(20e-6))
+    assert config.target_latency == Path("table.json")
+
+
+def test_at_least_one_device_holds_the_target() -> None:
+    with pytest.raises(BadRequest, match="--target-tp 0"):
+        make_config({"target_tp": 0})

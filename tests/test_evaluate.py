@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 
 from autotune import evaluate
+from autotune.acceptance_source import ScoredOnTraces
 from autotune.candidate import Build, DraftShape, Precision
 from autotune.compile.base import load_backend
 from autotune.compile.sandbox import Limits
 from autotune.database.file import DatabaseFile
-from autotune.database.known import TuningDatabase
+from autotune.database.known import Known, TuningDatabase
 from autotune.devices import find_device
-from autotune.evaluate import Evaluator, WorkerLimits
+from autotune.evaluate import Evaluator, RandomDrafts, WorkerLimits
 from autotune.results import Acceptance, Built, Evidence, Measured, MeasureSettings, Rejected, RejectReason
 from autotune.sampling import SamplingSettings
 from autotune.search_space.constraints import Constraints
 from autotune.traces import Trace, Traces
 from autotune.weights import ModelWeights
-from tests.support.figures import SHAPE, screened, target_latency
+from tests.support.figures import SHAPE, constant_acceptance, screened, target_latency
 from tests.support.models import NUMERICS, tiny_weights
 
 FP32 = Build(SHAPE, "onnxruntime", Precision.FP32)
@@ -59,8 +60,9 @@ def traces() -> Traces:
 @pytest.fixture
 def evaluator(tmp_path: Path) -> Evaluator:
     return Evaluator(
-        estimator=FixedEstimator(),
-        traces=traces(),
+        drafts=FixedEstimator(),
+        acceptances=ScoredOnTraces(traces(), max_lookahead=4, threads=1),
+        sampling=SamplingSettings(),
         target=target_latency(),
         constraints=Constraints(context_tokens=NUMERICS.context_tokens),
         lookaheads=(1, 2, 4),
@@ -93,7 +95,7 @@ def rejected(evaluator: Evaluator, build: Build = FP32) -> Rejected:
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_logits_that_are_no_numbers_reject_the_build(evaluator: Evaluator, poison: float) -> None:
-    outcome = rejected(replace(evaluator, estimator=FixedEstimator(poison)))
+    outcome = rejected(replace(evaluator, drafts=FixedEstimator(poison)))
     assert outcome.reason is RejectReason.NOT_A_NUMBER
 
 
@@ -125,6 +127,34 @@ def test_limits_are_checked_before_anything_is_built(evaluator: Evaluator) -> No
     limits = replace(evaluator.constraints, max_parameters=10, max_memory_bytes=10)
     outcome = rejected(replace(evaluator, constraints=limits, limits=WorkerLimits(Limits(0.0), Limits(0.0))))
     assert outcome == Rejected(RejectReason.CONSTRAINT, "over the limit of memory and parameters")
+
+
+def test_a_program_that_would_not_fit_into_a_worker_is_not_built(evaluator: Evaluator) -> None:
+    limits = replace(evaluator.constraints, worker_bytes=1000, memory_per_weight={"onnxruntime": 2.1})
+    outcome = rejected(replace(evaluator, constraints=limits, limits=WorkerLimits(Limits(0.0), Limits(0.0))))
+    assert outcome.reason is RejectReason.CONSTRAINT
+    assert outcome.detail.startswith("over the limit of a worker's memory: its program needs about ")
+    needed = 2.1 * SHAPE.weight_bytes(Precision.FP32) + SHAPE.kv_bytes_per_token * NUMERICS.context_tokens
+    assert limits.program_bytes(FP32) == int(needed)
+
+
+def test_random_drafts_are_measured_and_scored_by_whatever_says_how_often_they_are_accepted(
+    evaluator: Evaluator,
+) -> None:
+    assumed = replace(constant_acceptance(0.5), evidence=Evidence.STAND_IN)
+
+    class Assumed:
+        def acceptance(self, build: Build, weights: ModelWeights) -> Known[Acceptance]:
+            return Known(assumed, None)
+
+    outcome = replace(evaluator, drafts=RandomDrafts(NUMERICS), acceptances=Assumed()).evaluate(FP32)
+    assert isinstance(outcome, Measured), outcome
+    assert outcome.burst.evidence is Evidence.MEASURED
+    for score in outcome.scores:
+        assert score.speedup.evidence is score.tokens_per_round.evidence is Evidence.STAND_IN
+        assert score.round_s.evidence is Evidence.ESTIMATED
+        assert score.break_even is not None
+        assert score.break_even.evidence is Evidence.ESTIMATED
 
 
 def test_lookaheads_over_the_latency_limit_have_no_score(evaluator: Evaluator) -> None:
@@ -164,7 +194,15 @@ DIE = WorkerLimits(Limits(0.0), Limits(0.0))
 
 @pytest.fixture
 def remembering(evaluator: Evaluator, tmp_path: Path) -> Evaluator:
-    return replace(evaluator, database=TuningDatabase(DatabaseFile(tmp_path / "tuning.db")))
+    database = TuningDatabase(DatabaseFile(tmp_path / "tuning.db"))
+    scored = ScoredOnTraces(traces(), max_lookahead=4, threads=1, database=database)
+    return replace(evaluator, acceptances=scored, database=database)
+
+
+def scored_on(evaluator: Evaluator, other: Traces) -> Evaluator:
+    """The evaluator with another text to score drafts on."""
+    assert isinstance(evaluator.acceptances, ScoredOnTraces)
+    return replace(evaluator, acceptances=replace(evaluator.acceptances, traces=other))
 
 
 @pytest.fixture
@@ -191,10 +229,10 @@ def test_a_second_evaluation_compiles_and_measures_nothing(remembering: Evaluato
 
 
 def test_another_workload_and_other_weights_find_the_latencies(remembering: Evaluator, first: Measured) -> None:
-    items = remembering.traces.items
-    another = replace(remembering.traces, items=tuple(replace(item, continuation=item.prompt) for item in items))
+    items = traces().items
+    another = replace(traces(), items=tuple(replace(item, continuation=item.prompt) for item in items))
     other_weights = FixedEstimator(poison=2.0)
-    for evaluator in (replace(remembering, traces=another), replace(remembering, estimator=other_weights)):
+    for evaluator in (scored_on(remembering, another), replace(remembering, drafts=other_weights)):
         outcome = replace(evaluator, limits=DIE).evaluate(FP32)
         assert isinstance(outcome, Measured), outcome
         assert outcome.burst == first.burst
@@ -222,7 +260,6 @@ def test_what_latency_depends_on_is_not_mixed_up(
     remembering: Evaluator, first: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring, constraints = remembering.measuring, remembering.constraints
-    sampled = replace(remembering.traces, settings=SamplingSettings(temperature=0.8))
     assert not compiles(remembering)
     assert compiles(remembering, replace(FP32, precision=Precision.INT8))
     assert compiles(remembering, replace(FP32, backend="tvm"))
@@ -231,7 +268,7 @@ def test_what_latency_depends_on_is_not_mixed_up(
     assert compiles(replace(remembering, measuring=replace(measuring, threads=2)))
     assert compiles(replace(remembering, constraints=replace(constraints, context_tokens=64)))
     assert compiles(replace(remembering, lookaheads=(1, 2, 3)))
-    assert compiles(replace(remembering, traces=sampled))
+    assert compiles(replace(remembering, sampling=SamplingSettings(temperature=0.8)))
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "latency_versions", lambda backend: {"onnx": "0.1"})
         assert compiles(replace(remembering))
@@ -242,7 +279,7 @@ def test_what_latency_depends_on_is_not_mixed_up(
 
 
 def test_finalists_are_compiled_and_measured_whatever_is_known(remembering: Evaluator, first: Measured) -> None:
-    weights = remembering.estimator.weights(SHAPE)
+    weights = remembering.drafts.weights(SHAPE)
     folder = remembering.work / "finalist"
     killed = replace(remembering, limits=DIE).compile(FP32, weights, folder)
     assert isinstance(killed, Rejected)
@@ -254,7 +291,7 @@ def test_finalists_are_compiled_and_measured_whatever_is_known(remembering: Eval
 def test_failures_are_tried_again(remembering: Evaluator) -> None:
     for _ in range(2):
         assert compiles(remembering)
-    poisoned = replace(remembering, estimator=FixedEstimator(np.nan))
+    poisoned = replace(remembering, drafts=FixedEstimator(np.nan))
     assert rejected(poisoned).reason is RejectReason.NOT_A_NUMBER
     assert isinstance(remembering.evaluate(FP32), Measured)
 

@@ -1,9 +1,11 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from autotune.results import Evidence, LatencyTable
-from autotune.score import score_lookahead, score_target_alone
+from autotune.results import Evidence, Figure, LatencyTable
+from autotune.score import needed_to_match, quotient, score_lookahead, score_target_alone
 from tests.support.figures import constant_acceptance, latency, target_latency
 
 
@@ -85,3 +87,78 @@ def test_medians_and_quartiles_of_a_table() -> None:
     assert table.largest == 2
     assert [table.seconds(n) for n in (0, 1, 2)] == [0.0, 2.5, 7.0]
     assert table.spread(1) == (2.0, 4.0)
+
+
+figures = st.builds(
+    lambda value, below, above: Figure(value, Evidence.ESTIMATED, value * (1 - below), value * (1 + above)),
+    st.floats(0.01, 100.0),
+    st.floats(0.0, 0.9),
+    st.floats(0.0, 9.0),
+)
+
+
+@given(figures, figures)
+def test_a_quotient_is_as_uncertain_as_its_parts_together(numerator: Figure, denominator: Figure) -> None:
+    result = quotient(numerator, denominator)
+    assert result.value == pytest.approx(numerator.value / denominator.value)
+    assert result.low is not None
+    assert result.high is not None
+    assert numerator.low is not None
+    assert denominator.low is not None
+    assert numerator.high is not None
+    assert denominator.high is not None
+    slack = 1 + 1e-9
+    # No narrower than by either part alone, no wider than if both were at their worst at once.
+    assert result.low <= slack * min(numerator.low / denominator.value, numerator.value / denominator.high)
+    assert result.high * slack >= max(numerator.high / denominator.value, numerator.value / denominator.low)
+    assert result.low * slack >= numerator.low / denominator.high
+    assert result.high <= slack * numerator.high / denominator.low
+
+
+def test_a_quotient_of_exact_figures_is_exact() -> None:
+    assert quotient(Figure(3.0, Evidence.MEASURED), Figure(2.0, Evidence.STAND_IN)) == Figure(1.5, Evidence.STAND_IN)
+
+
+def test_it_breaks_even_where_its_speed_is_the_targets() -> None:
+    burst, target = latency(0.002, 0.004, 0.006), target_latency()
+    score = score_lookahead(constant_acceptance(0.5), burst, target, 3)
+    assert score.break_even is not None
+    assert score.break_even.value == pytest.approx((0.006 + 0.013 + 0.0005) / 0.0102)
+    assert score.speedup.value == pytest.approx(score.tokens_per_round.value / score.break_even.value)
+    kept = (score.break_even.value - 1) / 3
+    even = score_lookahead(constant_acceptance(kept), burst, target, 3)
+    assert even.speedup.value == pytest.approx(1.0)
+
+
+def test_what_a_draft_needs_to_match_another() -> None:
+    target = target_latency()
+    fast = score_lookahead(constant_acceptance(0.5), latency(0.002, 0.004), target, 2)
+    slow = score_lookahead(constant_acceptance(0.6), latency(0.004, 0.008), target, 2)
+    needed = needed_to_match(slow, fast)
+    assert needed.value / slow.round_s.value == pytest.approx(fast.tokens_per_s.value)
+    assert needed.value / fast.tokens_per_round.value == pytest.approx(slow.round_s.value / fast.round_s.value)
+
+
+def test_the_error_bar_of_an_extrapolated_target_reaches_the_speed_up() -> None:
+    factors = tuple(0.9 + 0.2 * n / 99 for n in range(100))
+    verify = latency(0.010, 0.011)
+    spread = replace(
+        verify,
+        samples_s=tuple(tuple(seconds * factor for factor in factors) for seconds in (0.010, 0.011)),
+        evidence=Evidence.EXTRAPOLATED,
+    )
+    target = replace(target_latency(), verify=spread)
+    score = score_lookahead(constant_acceptance(0.5), latency(0.002), target, 1)
+    assert score.round_s.low is not None
+    assert score.round_s.high is not None
+    assert score.round_s.low < 0.0125 < score.round_s.high
+    assert score.break_even is not None
+    assert score.break_even.low is not None
+    assert score.break_even.high is not None
+    # Replicates move step and verification together: the ratio is far surer than either.
+    assert score.break_even.high / score.break_even.low < score.round_s.high / score.round_s.low
+    assert score.speedup.low is not None
+    assert score.speedup.low < score.speedup.value
+    alone = score_target_alone(target).tokens_per_s
+    assert alone.low is not None
+    assert alone.low < alone.value

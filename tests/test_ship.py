@@ -8,14 +8,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from autotune.artifact import Manifest, verify_artifact
+from autotune.artifact import ArtifactKind, Manifest, verify_artifact
 from autotune.candidate import Build, Precision
 from autotune.families import read_checkpoint
-from autotune.prepare import Workbench
+from autotune.finalists import Finalist
 from autotune.results import Evidence, Figure, Validated
-from autotune.ship import ship
+from autotune.ship import ship, ship_unvalidated
 from autotune.targets import resolve_target
-from autotune.validate import Finalist
+from autotune.workbench import Workbench
+from tests.support.figures import constant_acceptance, latency, measured, scores
+from tests.support.figures import record as figures_record
 
 FIGURE = Figure(2.0, Evidence.MEASURED)
 
@@ -26,7 +28,13 @@ def bench(tiny_checkpoint: Path) -> Workbench:
     config = SimpleNamespace(backend=("onnxruntime",), seed=0)
     device = SimpleNamespace(kind="cpu", fingerprint="a device")
     request = SimpleNamespace(
-        target=target, source=target, config=config, device=device, target_precision=Precision.FP32
+        target=target,
+        source=target,
+        whole_source=target,
+        text_target=target,
+        config=config,
+        device=device,
+        target_precision=Precision.FP32,
     )
     return cast(Workbench, SimpleNamespace(request=request, threads=1))
 
@@ -70,3 +78,23 @@ def test_the_verdict_not_to_speculate_ships_the_tokenizer_alone(bench: Workbench
     manifest = ship(bench, None, tmp_path / "artifact", {})
     assert (manifest.lookahead, manifest.draft, manifest.notes) == (0, None, ())
     assert {Path(entry.path).parts[0] for entry in manifest.files} == {"tokenizer"}
+
+
+def test_a_draft_that_nobody_decoded_says_so(bench: Workbench, tmp_path: Path) -> None:
+    whole = bench.request.whole_source.read_weights()
+    program = tmp_path / "program"
+    program.mkdir()
+    (program / "program.json").write_text("{}")
+    build = Build(whole.shape, "onnxruntime", Precision.FP32)
+    score = scores(constant_acceptance(0.5), latency(0.001, 0.002), 2)[-1]
+    finalist = Finalist(figures_record(0, measured(0.5, 0.001), build), whole, program, score)
+    manifest = ship_unvalidated(bench, finalist, tmp_path / "artifact", {})
+    assert (manifest.kind, manifest.lookahead) == (ArtifactKind.UNVALIDATED, 2)
+    assert manifest.figures is not None
+    assert manifest.figures.tokens_per_s_measured is None
+    assert manifest.figures.break_even_tokens_per_round == score.break_even
+    assert manifest.notes[0].startswith("Not validated: ")
+    assert "2 speculative tokens" in manifest.notes[1]
+    assert read_checkpoint(tmp_path / "artifact" / "checkpoint").shape == whole.shape
+    alone = ship_unvalidated(bench, None, tmp_path / "alone", {})
+    assert (alone.kind, alone.lookahead, alone.draft) == (ArtifactKind.UNVALIDATED, 0, None)

@@ -18,12 +18,13 @@ from autotune.devices import find_device
 from autotune.errors import ArtifactError, BadRequest
 from autotune.measure import BurstRequest, foreign_reader, measure_bursts
 from autotune.pair import Pair
-from autotune.prepare import Request, draft_measuring, resolve, target_measuring, thread_counts
 from autotune.program import Program
 from autotune.programs import compile_target
+from autotune.request import Request, resolve
 from autotune.results import LatencyTable, MeasureSettings, TargetLatency
 from autotune.runtime import session
 from autotune.sampling import SamplingSettings
+from autotune.target_side import draft_measuring, target_measuring, thread_counts
 from autotune.targets import resolve_target
 from tests.support.artifacts import artifact_of_demo
 from tests.support.fake_cuda import FakeCuda
@@ -107,8 +108,9 @@ def test_between_samples_as_many_bytes_are_read_as_the_other_model_has() -> None
     assert settings.evict_bytes == request.space.smallest.decode_parameters * 2
     latency = TargetLatency(LatencyTable(((1.0,),), settings, "cuda"), 0.0, 0.0)
     target = request.target
-    assert draft_measuring(latency, target, Precision.FP16).evict_bytes == target.shape.decode_parameters * 2
-    assert draft_measuring(latency, target, Precision.FP32).evict_bytes == target.shape.decode_parameters * 4
+    assert draft_measuring(request, latency).evict_bytes == target.shape.decode_parameters * 2
+    exact = replace(request, target_precision=Precision.FP32)
+    assert draft_measuring(exact, latency).evict_bytes == target.shape.decode_parameters * 4
 
 
 def test_foreign_memory_is_the_devices(gpu: FakeCuda) -> None:

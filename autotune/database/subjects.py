@@ -97,12 +97,12 @@ class SliceSubject:
     """The numbers of threads that were tried."""
     parallel_degree: int
     collective_s: float
-    slicing: str | None
-    """How it was to be sliced; None: as memory allows."""
     measuring: MeasureSettings
     """As they were before the threads were chosen."""
     sampling: SamplingSettings
     versions: dict[str, str]
+    slicing: str | None = None
+    """How it was to be sliced; None: as memory allows."""
     kind: Literal["slices"] = "slices"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from autotune.database.entries import BadEntry, parse_date
 from autotune.database.file import DatabaseFile, Row
-from autotune.database.subjects import acceptance_versions, latency_versions
+from autotune.database.subjects import acceptance_versions, latency_versions, slice_versions
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 
@@ -80,7 +80,7 @@ def list_entries(file: DatabaseFile, wanted: Filter = Filter()) -> list[Listed]:
 def examine(row: Row) -> Listed:
     """The entry beside this machine and the versions installed here."""
     differs = row.device is not None and row.device != _fingerprint(row.device.partition(":")[0])
-    versions = _versions(row.backend)
+    versions = _versions(row.kind, row.backend)
     return Listed(row, row.device if differs else None, _difference(row.versions, versions))
 
 
@@ -131,12 +131,12 @@ def _fingerprint(kind: str) -> str | None:
 
 
 @cache
-def _versions(backend: str | None) -> dict[str, str]:
+def _versions(kind: str, backend: str | None) -> dict[str, str]:
     """Versions that an entry made now would have; none for a backend that is not known here."""
     if backend is None:
         return acceptance_versions()
     try:
-        return latency_versions(backend)
+        return slice_versions(backend) if kind == "slices" else latency_versions(backend)
     except BadRequest:
         return {}
 

@@ -31,12 +31,12 @@ class Batch:
 def labels_of(trace: Trace, settings: SamplingSettings) -> NDArray[np.int64]:
     """What a draft should predict after each token of prompt + continuation `[P + T]`; the last is ignored.
 
-    Greedy workloads: the target's arg-max at every position, prompt included.  Sampled workloads: the trace's own
-    continuation, which is drawn from the distribution to be matched.
+    Greedy workloads: the target's arg-max at every position, prompt included, as far as it is known.  Sampled
+    workloads: the trace's own continuation, which is drawn from the distribution to be matched.
     """
     labels = np.full(len(trace.prompt) + len(trace.continuation), IGNORED, np.int64)
     if settings.greedy:
-        labels[:-1] = trace.top[1:]
+        labels[:-1] = np.where(trace.top[1:] < 0, IGNORED, trace.top[1:])
     else:
         labels[len(trace.prompt) - 1 : -1] = trace.continuation
     return labels

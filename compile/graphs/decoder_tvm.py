@@ -1,4 +1,4 @@
-"""A LLaMA decoder for CPUs as one primitive function of TVM, `run`; `autotune.tvm_layout` says how it is called.
+"""A decoder of any style for CPUs as one primitive function of TVM, `run`; `autotune.tvm_layout` says how it is called.
 
 `run` makes one step or several, each of which feeds its token to the next: the arg-max, or one drawn in the program. So
 one function serves prefill, decode, verification and bursts, and is compiled in the time of one step.
@@ -17,13 +17,15 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
 
-from autotune.candidate import INT4_BLOCK, DraftShape, Precision
 from autotune.compile.graphs import tvm_attention as kernels
+from autotune.compile.graphs import tvm_norms as norms
 from autotune.compile.graphs import tvm_sampling as sampling
-from autotune.compile.graphs.tvm_arena import Arena, Slot, blocks, padded, plan, swiglu_width
+from autotune.compile.graphs.tvm_arena import Arena, Slot, blocks, ffn_matrix, ffn_width, padded, plan
 from autotune.compile.graphs.tvm_matmul import Matrix, matmul
 from autotune.compile.graphs.tvm_primitives import LANES, store
 from autotune.compile.schedule import Schedule
+from autotune.number_formats import INT4_BLOCK, Precision
+from autotune.shape import DraftShape, Norm
 
 PIECE_TOKENS = 64
 """Rows (tokens) of one call."""
@@ -58,13 +60,14 @@ class Model:
     def scratch_shapes(self) -> Mapping[str, Shape]:
         """Of the activations, which share one buffer in this order."""
         shape = self.shape
-        depth = max(shape.hidden, shape.heads * shape.head_dim, shape.ffn)
+        outer = max(shape.hidden, shape.embed_dim)
+        depth = max(outer, shape.heads * shape.head_dim, shape.ffn)
         widths = {
-            "x": padded(shape.hidden),
-            "normed": padded(shape.hidden),
+            "x": padded(outer),
+            "normed": padded(outer),
             "qkv": padded((shape.heads + 2 * shape.kv_heads) * shape.head_dim),
             "attended": padded(shape.heads * shape.head_dim),
-            "product": swiglu_width(shape.ffn),
+            "product": ffn_width(shape),
             "input_sums": padded(-(-depth // INT4_BLOCK)),
         }
         rows: dict[str, Shape] = {name: (PIECE_TOKENS, width) for name, width in widths.items()}
@@ -114,6 +117,14 @@ def decoder_module(model: Model, schedules: Mapping[str, Schedule] | None = None
         return tvm.IRModule({"run": builder.get()})
 
 
+@dataclass(frozen=True)
+class _Section:
+    """One of the arena's sections, and where it begins."""
+
+    slots: Mapping[str, Slot]
+    origin: Any
+
+
 class _Writer:
     """Adds the statements of `run` to the function being built."""
 
@@ -146,32 +157,96 @@ class _Writer:
     def _decode(self, begin: Any, rows: Any) -> None:
         """Adds everything from `tokens` to `logits`."""
         model, arena, given, scratch = self._model, self._arena, self._given, self._scratch
-        shape, hidden = model.shape, model.shape.hidden
-        x, normed, qkv, attended, product, sums, scores, _ = scratch.values()
-        tables = (self._floats(arena.before["cosines"], 0), self._floats(arena.before["sines"], 0))
-        kernels.embed(given["tokens"], self._floats(arena.before["embed"], 0), x, hidden, rows)
+        shape, style, hidden = model.shape, model.shape.style, model.shape.hidden
+        x, normed, qkv, attended, product, _, scores, _ = scratch.values()
+        tables = None
+        if not style.learned_positions:
+            tables = (self._floats(arena.before["cosines"], 0), self._floats(arena.before["sines"], 0))
+        self._embed(begin, rows)
         with T.serial(shape.layers) as layer:
             origin = T.Cast("int64", layer) * T.int64(arena.layer_bytes) + T.int64(arena.layers_begin_bytes)
+            section = _Section(arena.layer, origin)
+            # Norms stand before a block and leave x alone, or behind its sum and change it.
+            source = normed if style.norm_first else x
+
+            def norm(name: str) -> None:
+                self._norm(section, name, source, rows)
 
             def multiply(name: str, source: Any, into: Any, depth: int, epilogue: str) -> None:
-                matrix = self._matrix(arena.layer, name, origin, depth)
-                matmul(source, into, matrix, rows, epilogue, sums, self._schedules.get(name))
+                self._multiply(section, name, source, into, depth, rows, epilogue)
 
-            norm = self._floats(arena.layer["attn_norm"], origin)
-            kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
-            multiply("qkv", normed, qkv, hidden, "store")
+            if style.norm_first:
+                norm("attn_norm")
+            multiply("qkv", source, qkv, hidden, "store")
+            if style.qk_norm:
+                self._norm_heads(section, rows)
             kernels.attention(
                 qkv, tables, given["keys"], given["values"], scores, attended, shape, layer, (begin, rows)
             )
             multiply("o", attended, x, shape.heads * shape.head_dim, "add")
-            norm = self._floats(arena.layer["ffn_norm"], origin)
-            kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
-            multiply("gate_up", normed, product, hidden, "swiglu")
+            norm("ffn_norm" if style.norm_first else "attn_norm")
+            multiply(ffn_matrix(shape), source, product, hidden, "swiglu" if style.gated else "relu")
             multiply("down", product, x, shape.ffn, "add")
-        norm = self._floats(arena.after["norm"], arena.after_begins_bytes)
-        kernels.rms_norm(x, norm, normed, hidden, model.norm_eps, rows)
-        head = self._matrix(arena.after, "head", arena.after_begins_bytes, hidden)
-        matmul(normed, given["logits"], head, rows, "store", sums, self._schedules.get("head"))
+            if not style.norm_first:
+                norm("ffn_norm")
+        self._head(rows)
+
+    def _embed(self, begin: Any, rows: Any) -> None:
+        """Adds the way from tokens to x."""
+        shape, style, before = self._model.shape, self._model.shape.style, _Section(self._arena.before, 0)
+        x, normed = self._scratch["x"], self._scratch["normed"]
+        table = self._floats(before.slots["embed"], 0)
+        if style.embed_dim:
+            kernels.embed(self._given["tokens"], table, normed, style.embed_dim, rows)
+            self._multiply(before, "embed_project", normed, x, style.embed_dim, rows)
+        else:
+            kernels.embed(self._given["tokens"], table, x, shape.hidden, rows)
+        if style.learned_positions:
+            kernels.add_positions(self._floats(before.slots["positions"], 0), x, shape.hidden, begin, rows)
+
+    def _head(self, rows: Any) -> None:
+        """Adds the way from x to logits."""
+        shape, style = self._model.shape, self._model.shape.style
+        after = _Section(self._arena.after, self._arena.after_begins_bytes)
+        source, other = self._scratch["x"], self._scratch["normed"]
+        if style.norm_first:
+            self._norm(after, "norm", other, rows)
+            source, other = other, source
+        if style.embed_dim:
+            self._multiply(after, "head_project", source, other, shape.hidden, rows)
+            source = other
+        self._multiply(after, "head", source, self._given["logits"], shape.embed_dim, rows)
+
+    def _norm(self, section: "_Section", name: str, into: Any, rows: Any) -> None:
+        """Adds a norm of x."""
+        model, x = self._model, self._scratch["x"]
+        hidden, weight = model.shape.hidden, self._floats(section.slots[name], section.origin)
+        if model.shape.style.norm is Norm.RMS:
+            norms.rms_norm(x, weight, into, hidden, model.norm_eps, rows)
+        else:
+            bias = self._floats(section.slots[f"{name}_bias"], section.origin)
+            norms.layer_norm(x, weight, bias, into, hidden, model.norm_eps, rows)
+
+    def _norm_heads(self, section: "_Section", rows: Any) -> None:
+        """Adds the norms of queries and keys."""
+        shape, first = self._model.shape, 0
+        for name, count in (("q_norm", shape.heads), ("k_norm", shape.kv_heads)):
+            weight = self._floats(section.slots[name], section.origin)
+            norms.norm_heads(self._scratch["qkv"], weight, first, count, shape.head_dim, self._model.norm_eps, rows)
+            first += count
+
+    def _multiply(
+        self, section: "_Section", name: str, source: Any, into: Any, depth: int, rows: Any, epilogue: str = "store"
+    ) -> None:
+        """Adds a product with a matrix of the section."""
+        slots, origin, slot = section.slots, section.origin, section.slots[name]
+        values = self._floats(slot, origin) if slot.dtype == "float32" else self._codes(slot, origin)
+        scales, bias = (
+            self._floats(slots[f"{name}_{part}"], origin) if f"{name}_{part}" in slots else None
+            for part in ("scales", "bias")
+        )
+        matrix = Matrix(self._model.precision, depth, slot.shape[0], values, scales, bias)
+        matmul(source, into, matrix, rows, epilogue, self._scratch["input_sums"], self._schedules.get(name))
 
     def _draw(self, step: Any, row: Any) -> None:
         """Adds the draw of the token after the last row."""
@@ -191,12 +266,6 @@ class _Writer:
 
     def _ids(self) -> Any:
         return None if self._model.shape.draft_vocab is None else self._given["ids"]
-
-    def _matrix(self, section: Mapping[str, Slot], name: str, origin: Any, depth: int) -> Matrix:
-        slot = section[name]
-        values = self._floats(slot, origin) if slot.dtype == "float32" else self._codes(slot, origin)
-        scales = self._floats(section[f"{name}_scales"], origin) if f"{name}_scales" in section else None
-        return Matrix(self._model.precision, depth, slot.shape[0], values, scales)
 
     def _floats(self, slot: Slot, origin: Any) -> Any:
         """The array at that place of the section that begins at `origin`."""

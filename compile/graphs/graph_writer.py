@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from autotune.compile.graphs.external_data import ExternalData
 from autotune.compile.graphs.floats import FLOAT_TYPES, float_dtype, stored_floats
 from autotune.compile.graphs.head_alignment import HeadAlignment
+from autotune.compile.graphs.mapped_pages import hand_back
 from autotune.compile.graphs.stored_matrices import eight_bit, packed_blocks, side_by_side
 from autotune.number_formats import INT4_BLOCK, Precision
 from autotune.weights import FloatArray
@@ -48,7 +49,9 @@ class GraphWriter:
 
     def weight(self, name: str) -> str:
         """The canonical weight, unquantised."""
-        return self.float_constant(name, self.model.array(name))
+        added = self.float_constant(name, self.model.array(name))
+        hand_back(self.model.weights.arrays[name])
+        return added
 
     def bias(self, name: str) -> str:
         """The bias of the canonical weight; an empty name where it has none."""
@@ -76,7 +79,13 @@ class GraphWriter:
         biased: whether their biases are added here, and not by what comes next.
         """
         bias = self._bias_of(names, output) if biased else ""
-        product = f"{output}.product" if bias else output
+        product = self._product(value, names, output, f"{output}.product" if bias else output, bias)
+        for name in names:
+            hand_back(self.model.weights.arrays[name])
+        return product
+
+    def _product(self, value: str, names: Sequence[str], output: str, product: str, bias: str) -> str:
+        """As `linear`.  product: the result of the operator that multiplies, where another is to add the `bias`."""
         if self.precision is Precision.INT8:
             values, scales = eight_bit([self.model.array(name) for name in names])
             matrix = [self.constant(f"{output}.weight", values), self.constant(f"{output}.scales", scales)]

@@ -1,4 +1,4 @@
-"""Where a CPU program's weights lie: one block of memory, in the order in which a step reads them (NumPy only).
+"""Where a CPU program's weights lie: one block of memory, in the order in which a step reads them.
 
 Every layer is laid out alike, so that the code of one layer, with the layer's number, serves all; and reading goes
 forward through memory from the first layer to the head, which is what processors fetch ahead.
@@ -12,21 +12,18 @@ int4  uint32 `[blocks, depth / 32, 5, LANES]`: for 32 inputs of a column four wo
       first, and then the float32 scale of the 32, so that all is one stream
 ===== ==================================================================================================================
 
-A SwiGLU's two matrices share blocks: half gate, half up.
+A SwiGLU's two matrices share blocks: half gate, half up.  Biases lie behind their matrix, in blocks like its columns.
+`tvm_packing` writes all this.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autotune.candidate import INT4_BLOCK, DraftShape, Precision
-from autotune.quantization import quantise, quantise_blocks
-from autotune.rotary import rotary_caches
-from autotune.weights import FloatArray, ModelWeights
+from autotune.number_formats import INT4_BLOCK, Precision
+from autotune.shape import DraftShape, Norm
 
 LANES = 64
 """Columns of a block: four vectors of sixteen floats."""
@@ -35,7 +32,8 @@ WORD_VALUES = 8
 ALIGNMENT_BYTES = 64
 PAGE_BYTES = 4096
 
-Array = NDArray[Any]
+Arrays = dict[str, tuple[tuple[int, ...], str]]
+"""Shapes and types of arrays, by name and in order."""
 
 
 def blocks(width: int) -> int:
@@ -78,122 +76,90 @@ class Arena:
 
 def plan(shape: DraftShape, precision: Precision, capacity_tokens: int) -> Arena:
     """The arena of a model's weights."""
-    half = shape.head_dim // 2
-    columns = padded(shape.hidden)
-    before = _section(
-        {
-            "cosines": ((capacity_tokens, half), "float32"),
-            "sines": ((capacity_tokens, half), "float32"),
-            "embed": ((shape.vocab, columns), "float32"),
-        }
-    )
-    layer = _section(
-        {"attn_norm": ((columns,), "float32")}
-        | _matrix("qkv", shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, precision)
-        | _matrix("o", shape.heads * shape.head_dim, shape.hidden, precision)
-        | {"ffn_norm": ((columns,), "float32")}
-        | _matrix("gate_up", shape.hidden, 2 * swiglu_width(shape.ffn), precision)
-        | _matrix("down", shape.ffn, shape.hidden, precision)
-    )
-    after = _section({"norm": ((columns,), "float32")} | _matrix("head", shape.hidden, shape.head_rows, precision))
+    before = _section(_before(shape, precision, capacity_tokens))
+    layer = _section(_layer(shape, precision))
+    after = _section(_after(shape, precision))
     layers_begin = _round_up(_end(before), PAGE_BYTES)
     layer_bytes = _end(layer)
     after_begins = layers_begin + shape.layers * layer_bytes
     return Arena(before, layer, after, layers_begin, layer_bytes, after_begins, after_begins + _end(after))
 
 
-def swiglu_width(ffn: int) -> int:
-    """Columns that the SwiGLU's product is stored with: whole half blocks."""
-    half = LANES // 2
-    return -(-ffn // half) * half
+def ffn_matrix(shape: DraftShape) -> str:
+    """Name of the matrix that leads into the FFN."""
+    return "gate_up" if shape.style.gated else "up"
 
 
-def write_arena(weights: ModelWeights, precision: Precision, capacity_tokens: int, file: BinaryIO) -> None:
-    """Write the arena's memory."""
-    arena = plan(weights.shape, precision, capacity_tokens)
-    cosines, sines = rotary_caches(weights.numerics, weights.shape.head_dim, capacity_tokens)
-    embed = _pad_columns(weights.arrays["embed"])
-    _write(file, 0, arena.before, iter([("cosines", cosines), ("sines", sines), ("embed", embed)]))
-    for index in range(weights.shape.layers):
-        begin = arena.layers_begin_bytes + index * arena.layer_bytes
-        _write(file, begin, arena.layer, _layer_arrays(weights, index, precision))
-    _write(file, arena.after_begins_bytes, arena.after, _last_arrays(weights, precision))
-    file.write(bytes(arena.size_bytes - file.tell()))
+def ffn_width(shape: DraftShape) -> int:
+    """Columns that the FFN's activations are stored with: whole blocks, or half blocks behind a SwiGLU."""
+    lanes = LANES // 2 if shape.style.gated else LANES
+    return -(-shape.ffn // lanes) * lanes
 
 
-def _layer_arrays(weights: ModelWeights, index: int, precision: Precision) -> Iterator[tuple[str, Array]]:
-    """The arrays of one layer, in order."""
-    yield "attn_norm", _pad_columns(weights.layer(index, "attn.norm"))
-    qkv = np.concatenate([weights.layer(index, f"attn.{part}") for part in "qkv"])
-    yield from _packed("qkv", [qkv], precision)
-    yield from _packed("o", [weights.layer(index, "attn.o")], precision)
-    yield "ffn_norm", _pad_columns(weights.layer(index, "ffn.norm"))
-    yield from _packed("gate_up", [weights.layer(index, f"ffn.{part}") for part in ("gate", "up")], precision)
-    yield from _packed("down", [weights.layer(index, "ffn.down")], precision)
+def _before(shape: DraftShape, precision: Precision, capacity_tokens: int) -> Arrays:
+    """What is read before the first layer, and the tables of the rotation."""
+    style, half = shape.style, shape.head_dim // 2
+    arrays: Arrays = {}
+    if not style.learned_positions:
+        arrays |= dict.fromkeys(("cosines", "sines"), ((capacity_tokens, half), "float32"))
+    arrays["embed"] = ((shape.vocab, padded(shape.embed_dim)), "float32")
+    if style.embed_dim:
+        arrays |= _matrix("embed_project", style.embed_dim, shape.hidden, precision)
+    if style.learned_positions:
+        arrays["positions"] = ((capacity_tokens, padded(shape.hidden)), "float32")
+    return arrays
 
 
-def _last_arrays(weights: ModelWeights, precision: Precision) -> Iterator[tuple[str, Array]]:
-    yield "norm", _pad_columns(weights.arrays["norm"])
-    yield from _packed("head", [weights.arrays["head"]], precision)
+def _layer(shape: DraftShape, precision: Precision) -> Arrays:
+    style, query = shape.style, shape.heads * shape.head_dim
+
+    def biased(*names: str) -> bool:
+        return any(name in style.biases for name in names)
+
+    kv = shape.kv_heads * shape.head_dim
+    qkv = _matrix("qkv", shape.hidden, query + 2 * kv, precision, biased("attn.q", "attn.k", "attn.v"))
+    head_norms: Arrays = {f"{name}_norm": ((shape.head_dim,), "float32") for name in "qk"} if style.qk_norm else {}
+    columns = 2 * ffn_width(shape) if style.gated else shape.ffn
+    return (
+        _norm("attn_norm", shape)
+        | qkv
+        | head_norms
+        | _matrix("o", query, shape.hidden, precision, biased("attn.o"))
+        | _norm("ffn_norm", shape)
+        | _matrix(ffn_matrix(shape), shape.hidden, columns, precision, biased("ffn.gate", "ffn.up"))
+        | _matrix("down", shape.ffn, shape.hidden, precision, biased("ffn.down"))
+    )
 
 
-def _matrix(name: str, depth: int, columns: int, precision: Precision) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shapes and types of what stores a matrix."""
+def _after(shape: DraftShape, precision: Precision) -> Arrays:
+    style = shape.style
+    arrays = _norm("norm", shape) if style.norm_first else {}
+    if style.embed_dim:
+        arrays |= _matrix("head_project", shape.hidden, style.embed_dim, precision)
+    return arrays | _matrix("head", shape.embed_dim, shape.head_rows, precision)
+
+
+def _norm(name: str, shape: DraftShape) -> Arrays:
+    """What stores a norm of the residual stream."""
+    names = (name, f"{name}_bias") if shape.style.norm is Norm.LAYER else (name,)
+    return {each: ((padded(shape.hidden),), "float32") for each in names}
+
+
+def _matrix(name: str, depth: int, columns: int, precision: Precision, biased: bool = False) -> Arrays:
+    """What stores a matrix and its bias."""
     count = blocks(columns)
+    bias: Arrays = {f"{name}_bias": ((count, LANES), "float32")} if biased else {}
     match precision:
         case Precision.INT8:
-            return {name: ((count, depth, LANES), "int8"), f"{name}_scales": ((count, LANES), "float32")}
+            scales = {f"{name}_scales": ((count, LANES), "float32")}
+            return {name: ((count, depth, LANES), "int8")} | scales | bias
         case Precision.INT4:
             rows = INT4_BLOCK // WORD_VALUES + 1
-            return {name: ((count, -(-depth // INT4_BLOCK), rows, LANES), "uint32")}
-    return {name: ((count, depth, LANES), "float32")}
+            return {name: ((count, -(-depth // INT4_BLOCK), rows, LANES), "uint32")} | bias
+    return {name: ((count, depth, LANES), "float32")} | bias
 
 
-def _packed(name: str, parts: list[FloatArray], precision: Precision) -> Iterator[tuple[str, Array]]:
-    """What stores a matrix `[columns, depth]`, or two that share blocks."""
-    lanes = LANES // len(parts)
-    match precision:
-        case Precision.INT8:
-            quantised = [quantise(part) for part in parts]
-            yield name, _joined([_pack(each.values, lanes) for each in quantised])
-            yield f"{name}_scales", _joined([_pack(each.scales[:, None], lanes)[:, 0] for each in quantised])
-        case Precision.INT4:
-            yield name, _joined([_pack_words(part, lanes) for part in parts])
-        case _:
-            yield name, _joined([_pack(part, lanes) for part in parts])
-
-
-def _pack(matrix: Array, lanes: int) -> Array:
-    """`[columns, depth]` as blocks `[blocks, depth, lanes]`, the last one filled with zeros."""
-    columns, depth = matrix.shape
-    count = -(-columns // lanes)
-    if columns % lanes:
-        matrix = np.pad(matrix, ((0, count * lanes - columns), (0, 0)))
-    return matrix.reshape(count, lanes, depth).transpose(0, 2, 1)
-
-
-def _pack_words(matrix: FloatArray, lanes: int) -> Array:
-    """`[columns, depth]` as uint32 `[blocks, depth / 32, 5, lanes]`; see the module."""
-    quantised = quantise_blocks(matrix)
-    columns, groups, _ = quantised.values.shape
-    values = quantised.values.reshape(columns, groups, -1, WORD_VALUES).astype(np.uint32)
-    words = np.bitwise_or.reduce(values << (4 * np.arange(WORD_VALUES, dtype=np.uint32)), axis=3)
-    scales = quantised.scales.view(np.uint32)[:, :, None]
-    rows = np.concatenate([words, scales], axis=2)
-    return _pack(rows.reshape(columns, -1), lanes).reshape(-1, groups, rows.shape[2], lanes)
-
-
-def _joined(parts: list[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-
-
-def _pad_columns(array: FloatArray) -> FloatArray:
-    """The array with its last axis filled up with zeros to whole blocks."""
-    added = padded(array.shape[-1]) - array.shape[-1]
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, added)]) if added else array
-
-
-def _section(arrays: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, Slot]:
+def _section(arrays: Arrays) -> dict[str, Slot]:
     """One array behind the other."""
     slots: dict[str, Slot] = {}
     end = 0
@@ -209,13 +175,3 @@ def _end(section: Mapping[str, Slot]) -> int:
 
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
-
-
-def _write(file: BinaryIO, begin: int, slots: Mapping[str, Slot], arrays: Iterator[tuple[str, Array]]) -> None:
-    """Write the arrays to their places in the section at `begin`, which lies behind all that was written so far."""
-    for name, array in arrays:
-        slot = slots[name]
-        if array.shape != slot.shape:
-            raise ValueError(f"{name} is {array.shape}, expected {slot.shape}")
-        file.write(bytes(begin + slot.offset_bytes - file.tell()))
-        file.write(np.ascontiguousarray(array, slot.dtype).data)

@@ -1,9 +1,10 @@
-"""Embedding, norm and attention of a LLaMA decoder, for CPUs.
+"""Embedding and attention of a decoder, for CPUs.
 
 Activations are `[PIECE_TOKENS, width]` with widths rounded up to whole blocks; the added columns hold zeros.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
@@ -17,6 +18,7 @@ from autotune.compile.graphs.tvm_primitives import (
     add,
     exponential,
     fill,
+    index_of,
     local,
     reduce_lanes,
     spread,
@@ -27,29 +29,22 @@ MIXED_VECTORS = 8
 """Vectors that values are added up in."""
 
 
-def embed(tokens: Any, table: Any, x: Any, hidden: int, rows: Any) -> None:
+def embed(tokens: Any, table: Any, x: Any, width: int, rows: Any) -> None:
     """Adds the look-up of the tokens' rows; the table's columns are padded."""
-    with T.serial(rows) as row, T.serial(blocks(hidden)) as block, T.vectorized(LANES) as j:
+    with T.serial(rows) as row, T.serial(blocks(width)) as block, T.vectorized(LANES) as j:
         store(x, [row, block * LANES + j], table[tokens[row], block * LANES + j])
 
 
-def rms_norm(x: Any, weight: Any, y: Any, hidden: int, epsilon: float, rows: Any) -> None:
-    """Adds the root-mean-square norm over `hidden` columns; the padded ones stay zero."""
-    with T.serial(rows) as row, T.sblock("row"):
-        squares, scale = local((LANES,)), local((1,))
-        fill(squares, T.float32(0), LANES)
-        with T.serial(blocks(hidden)) as block, T.vectorized(LANES) as j:
-            store(squares, [j], squares[j] + x[row, block * LANES + j] * x[row, block * LANES + j])
-        reduce_lanes(squares, scale, add, LANES)
-        store(scale, [0], T.float32(1) / T.sqrt(scale[0] / T.float32(hidden) + T.float32(epsilon)))
-        with T.serial(blocks(hidden)) as block, T.vectorized(LANES) as j:
-            column = block * LANES + j
-            store(y, [row, column], x[row, column] * scale[0] * weight[column])
+def add_positions(positions: Any, x: Any, hidden: int, begin: Any, rows: Any) -> None:
+    """Adds the look-up of what belongs to the rows' positions, which is added to x; the table's columns are padded."""
+    with T.serial(rows) as row, T.serial(blocks(hidden)) as block, T.vectorized(LANES) as j:
+        column = block * LANES + j
+        store(x, [row, column], x[row, column] + positions[begin + row, column])
 
 
 def attention(
     qkv: Any,
-    tables: tuple[Any, Any],
+    tables: tuple[Any, Any] | None,
     keys: Any,
     values: Any,
     scores: Any,
@@ -58,7 +53,7 @@ def attention(
     layer: Any,
     span: Any,
 ) -> None:
-    """Adds the attention of one layer: rotates, appends to the cache, attends.
+    """Adds the attention of one layer: rotates where there are `tables` for it, appends to the cache, attends.
 
     keys: `[layers, kv_heads, capacity / LANES, head_dim, LANES]`, so that scores of neighbouring positions are
     neighbours; values: `[layers, kv_heads, capacity, head_dim]`.  tables: cosines and sines; scores: scratch
@@ -66,21 +61,31 @@ def attention(
     """
     heads, kv_heads, head_dim, half = shape.heads, shape.kv_heads, shape.head_dim, shape.head_dim // 2
     group = heads // kv_heads
-    cosines, sines = tables
+    layer = index_of(layer, max(prod(int(size) for size in cache.shape) for cache in (keys, values)))
     begin, rows = span
 
     def rotated(row: Any, head: Any, i: Any) -> tuple[Any, Any]:
         """Elements i and half + i of a query's or key's head, turned by the row's position."""
+        assert tables is not None
+        cosines, sines = tables
         low, high = qkv[row, head * head_dim + i], qkv[row, head * head_dim + half + i]
         cosine, sine = cosines[begin + row, i], sines[begin + row, i]
         return low * cosine - high * sine, high * cosine + low * sine
 
     def append(kv: Any, row: Any) -> None:
         position = begin + row
-        with T.serial(half) as i:
-            low, high = rotated(row, heads + kv, i)
-            store(keys, [layer, kv, position // LANES, i, position % LANES], low)
-            store(keys, [layer, kv, position // LANES, half + i, position % LANES], high)
+
+        def append_key(i: Any, value: Any) -> None:
+            store(keys, [layer, kv, position // LANES, i, position % LANES], value)
+
+        if tables is None:
+            with T.serial(head_dim) as i:
+                append_key(i, qkv[row, (heads + kv) * head_dim + i])
+        else:
+            with T.serial(half) as i:
+                low, high = rotated(row, heads + kv, i)
+                append_key(i, low)
+                append_key(half + i, high)
         with T.vectorized(head_dim) as i:
             store(values, [layer, kv, position, i], qkv[row, (heads + kv_heads + kv) * head_dim + i])
 
@@ -90,21 +95,29 @@ def attention(
         lanes, total = local((2, LANES)), local((1,))
         reduced = local((LANES,))
 
+        def score_with(block: Any, i: Any, way: int) -> None:
+            with T.vectorized(LANES) as j:
+                store(lanes, [way, j], lanes[way, j] + query[i] * keys[layer, kv, block, i, j])
+
         def attend(row: Any, head: Any) -> None:
             position = begin + row
             scale = T.float32(head_dim**-0.5)
-            with T.vectorized(half) as i:
-                store(query, [i], rotated(row, head, i)[0] * scale)
-            with T.vectorized(half) as i:
-                store(query, [half + i], rotated(row, head, i)[1] * scale)
+            if tables is None:
+                with T.vectorized(head_dim) as i:
+                    store(query, [i], qkv[row, head * head_dim + i] * scale)
+            else:
+                with T.vectorized(half) as i:
+                    store(query, [i], rotated(row, head, i)[0] * scale)
+                with T.vectorized(half) as i:
+                    store(query, [half + i], rotated(row, head, i)[1] * scale)
             with T.serial(position // LANES + 1) as block:
                 for way in range(2):
                     fill(lanes, T.float32(0), LANES, way)
                 with T.serial(half) as i:
                     for way in range(2):
-                        with T.vectorized(LANES) as j:
-                            product = query[2 * i + way] * keys[layer, kv, block, 2 * i + way, j]
-                            store(lanes, [way, j], lanes[way, j] + product)
+                        score_with(block, 2 * i + way, way)
+                if head_dim % 2:
+                    score_with(block, head_dim - 1, 0)
                 with T.vectorized(LANES) as j:
                     seen = block * LANES + j <= position
                     score = T.Select(seen, lanes[0, j] + lanes[1, j], T.float32(LOWEST))

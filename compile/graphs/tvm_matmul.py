@@ -12,7 +12,6 @@ converted but put into a float's mantissa: that makes 1 + v / 16, for one logica
 and Σ x is the same for all columns (`input_sums`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,17 @@ from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
 
 from autotune.candidate import INT4_BLOCK, Precision
 from autotune.compile.graphs.tvm_arena import WORD_VALUES
-from autotune.compile.graphs.tvm_primitives import LANES, add, exponential, fill, local, reduce_lanes, spread, store
+from autotune.compile.graphs.tvm_primitives import (
+    LANES,
+    add,
+    exponential,
+    fill,
+    index_of,
+    local,
+    reduce_lanes,
+    spread,
+    store,
+)
 from autotune.compile.schedule import Schedule, default_schedule
 
 TILE_ROWS = {Precision.FP32: 6, Precision.INT8: 6, Precision.INT4: 4}
@@ -47,6 +56,13 @@ class Matrix:
     values: Any
     scales: Any = None
     """Of the columns, for int8; of blocks of inputs, in the memory of `values`, for int4."""
+    bias: Any = None
+    """Of the columns `[count, LANES]`, if there is one."""
+
+    @property
+    def weights(self) -> int:
+        """How many there are, those that fill blocks up included."""
+        return self.count * LANES * self.depth
 
 
 def matmul(
@@ -54,19 +70,21 @@ def matmul(
 ) -> None:
     """Adds `y = x · matrix` for the first `rows` rows.
 
-    What is done with the products: `store` them in y, `add` them to y, or `swiglu`: each block is half gate and half up
-    columns, and y gets silu(gate) · up, half as wide.  sums_of_x: a buffer for `input_sums`, for int4.
+    What is done with the products: `store` them in y, those above zero for `relu`, `add` them to y, or `swiglu`: each
+    block is half gate and half up columns, and y gets silu(gate) · up, half as wide.  sums_of_x: a buffer for
+    `input_sums`, for int4.
     """
     if matrix.precision is Precision.INT4:
         input_sums(x, sums_of_x, matrix.depth, rows)
     tile_rows = TILE_ROWS[matrix.precision]
     how = schedule or default_schedule(matrix.precision)
-    read_bytes = int(matrix.count * LANES * matrix.depth * matrix.precision.weight_bytes)
+    read_bytes = int(matrix.weights * matrix.precision.weight_bytes)
     if how.parallel is None:
         over_blocks = spread(matrix.count, read_bytes)
     else:
         over_blocks = (T.parallel if how.parallel else T.serial)(matrix.count)
-    with over_blocks as block, T.sblock("block"):
+    with over_blocks as number, T.sblock("block"):
+        block = index_of(number, matrix.weights)
         # Each a buffer of its own, small enough to be kept in registers.
         sums = [local((LANES,)) for _ in range(max(tile_rows, how.single_row_sums))]
         tile = _tile_of_words if matrix.precision is Precision.INT4 else _tile
@@ -176,14 +194,18 @@ def _join(sums: list[Any], ways: int, count: int) -> None:
 
 def _finish(y: Any, sums: Any, matrix: Matrix, block: Any, row: Any, epilogue: str) -> None:
     """Adds what is done with the products of one row and one block of columns."""
-    scaled: Callable[[Any], Any] = lambda j: sums[j]  # noqa: E731
-    if matrix.precision is Precision.INT8:
-        scaled = lambda j: sums[j] * matrix.scales[block, j]  # noqa: E731
+
+    def scaled(j: Any) -> Any:
+        product = sums[j] * matrix.scales[block, j] if matrix.precision is Precision.INT8 else sums[j]
+        return product if matrix.bias is None else product + matrix.bias[block, j]
+
     lanes = LANES // 2 if epilogue == "swiglu" else LANES
     with T.vectorized(lanes) as j:
         column, value = block * lanes + j, scaled(j)
         if epilogue == "add":
             value = y[row, column] + value
+        if epilogue == "relu":
+            value = T.max(value, T.float32(0))
         if epilogue == "swiglu":
             value = value / (T.float32(1) + exponential(-value)) * scaled(lanes + j)
         store(y, [row, column], value)

@@ -1,4 +1,4 @@
-"""One product of a LLaMA decoder as a function of its own, so that schedules of it can be timed without the rest."""
+"""One product of a decoder as a function of its own, so that schedules of it can be timed without the rest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 (its usual name)
 
-from autotune.candidate import INT4_BLOCK, DraftShape, Precision
-from autotune.compile.graphs.tvm_arena import LANES, Slot, padded, plan
+from autotune.compile.graphs.tvm_arena import LANES, Slot, ffn_matrix, padded, plan
 from autotune.compile.graphs.tvm_matmul import Matrix, matmul
 from autotune.compile.schedule import Schedule
+from autotune.number_formats import INT4_BLOCK, Precision
+from autotune.shape import DraftShape
 
 ROWS = 1
 """What nearly every step of a draft computes."""
@@ -48,7 +49,7 @@ class Product:
 
 
 def products(shape: DraftShape, precision: Precision) -> tuple[Product, ...]:
-    """The products of a step, as in `decoder_tvm`."""
+    """The products of a step, as in `decoder_tvm` but for biases, and for those with the embeddings' projections."""
     arena = plan(shape, precision, 1)
 
     def product(name: str, depth: int, epilogue: str) -> Product:
@@ -59,9 +60,9 @@ def products(shape: DraftShape, precision: Precision) -> tuple[Product, ...]:
     return (
         product("qkv", shape.hidden, "store"),
         product("o", shape.heads * shape.head_dim, "add"),
-        product("gate_up", shape.hidden, "swiglu"),
+        product(ffn_matrix(shape), shape.hidden, "swiglu" if shape.style.gated else "relu"),
         product("down", shape.ffn, "add"),
-        product("head", shape.hidden, "store"),
+        product("head", shape.embed_dim, "store"),
     )
 
 

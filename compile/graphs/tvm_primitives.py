@@ -17,6 +17,8 @@ LOWEST = -3.4e38
 SHARED_BYTES = 1 << 20
 """Waking another thread and waiting for it takes some microseconds, in which one thread reads a quarter of this."""
 
+_MOST_NARROW = 2**31 - 1
+
 
 def spread(count: int, read_bytes: int) -> Any:
     """A loop whose rounds, which read so many bytes in all, are shared among threads if that pays."""
@@ -26,6 +28,14 @@ def spread(count: int, read_bytes: int) -> Any:
 def store(buffer: Any, indices: Sequence[Any], value: Any) -> None:
     """Adds `buffer[indices] = value`."""
     T.buffer_store(buffer, value, list(indices))
+
+
+def index_of(number: Any, elements: int) -> Any:
+    """The number as the first index of an array of so many elements: in 64 bits where places do not fit in 31.
+
+    TVM computes a place in the type of the indices.
+    """
+    return T.Cast("int64", number) if elements > _MOST_NARROW else number
 
 
 def fill(buffer: Any, value: Any, width: int, *before: Any) -> None:
@@ -71,4 +81,16 @@ def exponential(x: Any) -> Any:
     return (series * rest * rest + rest + T.float32(1)) * power
 
 
-__all__ = ["LANES", "LOWEST", "VECTOR", "add", "exponential", "fill", "local", "reduce_lanes", "spread", "store"]
+__all__ = [
+    "LANES",
+    "LOWEST",
+    "VECTOR",
+    "add",
+    "exponential",
+    "fill",
+    "index_of",
+    "local",
+    "reduce_lanes",
+    "spread",
+    "store",
+]

@@ -1,16 +1,33 @@
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from autotune.candidate import DraftShape, Precision
-from autotune.compile.graphs.tvm_arena import ALIGNMENT_BYTES, LANES, Slot, plan, write_arena
+from autotune.compile.graphs import tvm_packing
+from autotune.compile.graphs.tvm_arena import ALIGNMENT_BYTES, LANES, Slot, plan
+from autotune.compile.graphs.tvm_packing import write_arena
 from autotune.quantization import INT4_ZERO, dequantised
-from autotune.weights import FloatArray
-from tests.support.models import tiny_weights
+from autotune.weights import FloatArray, random_weights
+from tests.support.models import NUMERICS, styled_weights, tiny_weights
 
 SHAPE = DraftShape(layers=3, heads=3, kv_heads=1, head_dim=10, hidden=36, ffn=20, vocab=70)
 CAPACITY = 16
+
+
+class _Discarding(io.BytesIO):
+    """A file that only counts."""
+
+    length = 0
+
+    def write(self, content: object) -> int:
+        size = memoryview(content).nbytes  # type: ignore[arg-type]
+        self.length += size
+        return size
+
+    def tell(self) -> int:
+        return self.length
 
 
 def unpacked(content: bytes, begin: int, section: dict[str, Slot], name: str) -> FloatArray:
@@ -50,6 +67,36 @@ def test_stored_matrices_are_those_that_the_proxy_scores(precision: Precision) -
         for part, name in enumerate(("ffn.gate", "ffn.up")):
             rows = both[:, part].reshape(-1, SHAPE.hidden)[: SHAPE.ffn]
             np.testing.assert_array_equal(rows, expected.layer(index, name))
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8, Precision.INT4])
+@pytest.mark.parametrize("model", ["usual", "opt-350m"])
+def test_the_size_of_the_pieces_does_not_show(
+    precision: Precision, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tiny_weights(SHAPE) if model == "usual" else styled_weights(model)
+    files = []
+    for piece_bytes in (tvm_packing.PIECE_BYTES, 1):
+        monkeypatch.setattr(tvm_packing, "PIECE_BYTES", piece_bytes)
+        files.append(io.BytesIO())
+        write_arena(weights, precision, CAPACITY, files[-1])
+    assert files[0].getvalue() == files[1].getvalue()
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8, Precision.INT4])
+def test_packing_takes_little_more_memory_than_a_piece(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tables a hundred times as large; NumPy reports to tracemalloc what it allocates."""
+    monkeypatch.setattr(tvm_packing, "PIECE_BYTES", 1 << 16)
+    shape = DraftShape(layers=1, heads=4, kv_heads=4, head_dim=64, hidden=256, ffn=256, vocab=6400)
+    weights = random_weights(shape, NUMERICS)
+    tracemalloc.start()
+    try:
+        write_arena(weights, precision, CAPACITY, _Discarding())
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert shape.vocab * shape.hidden * 4 == 100 * tvm_packing.PIECE_BYTES
+    assert peak_bytes < 16 * tvm_packing.PIECE_BYTES
 
 
 def test_every_array_begins_on_a_cache_line() -> None:

@@ -3,12 +3,14 @@ import pytest
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 from tests.support.conformance import BackendConformance
+from tests.support.models import STYLED
 
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 
 class TestTvmConformance(BackendConformance):
     backend = "tvm"
+    styles = tuple(STYLED)
 
 
 def gpu_missing() -> str | None:

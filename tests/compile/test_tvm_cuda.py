@@ -1,5 +1,6 @@
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from autotune.compile.tvm_backend import TvmBackend
 from autotune.cuda_driver import CudaUnavailable, Gpu
 from autotune.errors import BadRequest
 from autotune.program import Drafting, Program
+from autotune.shape import Norm, Style
 from autotune.tvm_cuda_layout import TvmCudaLayout, capability
 from autotune.weights import random_weights
 from tests.support.models import NUMERICS, tiny_weights
@@ -74,6 +76,28 @@ def test_without_a_compiler_of_cuda_the_remedy_is_said(monkeypatch: pytest.Monke
     assert "install the CUDA toolkit" in (TvmBackend().unavailable("cuda") or "")
     monkeypatch.setattr(tvm_cuda, "_has_nvrtc", lambda: True)
     assert TvmBackend().unavailable("cuda") is None
+
+
+@pytest.mark.parametrize(
+    ("style", "piece"),
+    [
+        (Style(norm=Norm.LAYER), "LayerNorm"),
+        (Style(norm_first=False), "norm behind a residual sum"),
+        (Style(learned_positions=64), "learned positions"),
+        (Style(gated=False), "FFN without a gate"),
+        (Style(qk_norm=True), "norm of queries and keys"),
+        (Style(biases=("attn.q",)), "biases"),
+        (Style(embed_dim=24), "embeddings of another width"),
+    ],
+)
+def test_a_piece_without_a_kernel_is_refused_by_name(
+    style: Style, piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tvm_cuda, "unavailable", lambda: None)
+    weights = tiny_weights(replace(SHAPE, style=style))
+    with pytest.raises(BadRequest, match=f"tvm has no {piece} on cuda yet: use --backend onnxruntime"):
+        build_program("tvm", weights, CompileSettings(Precision.FP32, 64, "cuda"), tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_architecture_is_that_of_the_environment_the_gpu_or_a_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,3 +83,9 @@ def test_held_out_texts_are_seen_by_no_training() -> None:
 def test_a_single_text_is_learned_from_and_judged_by() -> None:
     learned, judged = split_held_out(Traces((a_trace(20, 5), a_trace(20, 9)), GREEDY, "t", "t", 0))
     assert len(learned.items) == len(judged.items) == 2
+
+
+def test_unknown_most_likely_tokens_carry_no_loss() -> None:
+    prompt, continuation = np.array([5, 6, 7], np.int32), np.array([8, 9], np.int32)
+    trace = Trace(prompt, continuation, np.zeros(2, np.float32), np.array([-1, -1, 4, 8, 9], np.int32), "")
+    assert labels_of(trace, SamplingSettings()).tolist() == [IGNORED, 4, 8, 9, IGNORED]

@@ -7,12 +7,14 @@ from autotune.database.entries import Entry, KnownBurst
 from autotune.database.subjects import (
     AcceptanceSubject,
     BurstSubject,
+    SliceSubject,
     TargetSubject,
     acceptance_versions,
     latency_versions,
+    slice_versions,
 )
 from autotune.devices import find_device
-from autotune.results import Built, LatencyTable
+from autotune.results import Built, Evidence, LatencyTable
 from autotune.sampling import SamplingSettings
 from tests.support.figures import SETTINGS, SHAPE, constant_acceptance, latency, target_latency
 from tests.support.models import NUMERICS
@@ -66,6 +68,28 @@ def target_entry(created: str = DATE) -> Entry:
     )
     known = target_latency(LOOKAHEADS)
     return Entry(subject, replace(known, verify=replace(known.verify, device=device)), created)
+
+
+def slice_entry(created: str = DATE) -> Entry:
+    device = find_device("cpu").fingerprint
+    subject = SliceSubject(
+        shape=SHAPE,
+        numerics=NUMERICS,
+        backend="onnxruntime",
+        precision=Precision.FP32,
+        device=device,
+        max_lookahead=LOOKAHEADS,
+        contexts=(1024,),
+        thread_counts=(1, 2),
+        parallel_degree=1,
+        collective_s=0.0,
+        measuring=SETTINGS,
+        sampling=SamplingSettings(),
+        versions=slice_versions("onnxruntime"),
+    )
+    known = target_latency(LOOKAHEADS)
+    verify = replace(known.verify, device=device, evidence=Evidence.EXTRAPOLATED)
+    return Entry(subject, replace(known, verify=verify, source="slices", by_context={1024: verify}), created)
 
 
 def acceptance_entry(kept: float = 0.5, created: str = DATE, shape: DraftShape = SHAPE) -> Entry:

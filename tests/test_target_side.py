@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from autotune import prepare
+from autotune import target_side
 from autotune.compile.sandbox import Limits
 from autotune.config import TuneConfig
 from autotune.database.file import DatabaseFile
 from autotune.database.known import TuningDatabase
 from autotune.errors import AutotuneError
-from autotune.prepare import Request, resolve, target_latency
+from autotune.request import Request, resolve
 from autotune.results import MeasureSettings, Rejected, RejectReason, TargetLatency
+from autotune.target_side import target_latency
 from tests.support import figures
 
 MeasureTarget = Callable[..., TargetLatency | Rejected]
@@ -33,7 +34,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[MeasureSettings]:
         verify = figures.latency(*(0.01 * len(made) * (1 + 0.1 * n) for n in range(4)))
         return TargetLatency(replace(verify, settings=settings, device=request.device.fingerprint), 5e-4, 2e-4)
 
-    monkeypatch.setattr(prepare, "measure_target", measure)
+    monkeypatch.setattr(target_side, "measure_target", measure)
     return made
 
 
@@ -64,7 +65,7 @@ def test_what_it_depends_on_is_measured_anew(
     for count, other in enumerate(others, start=2):
         assert latency_of(other, database).date is None
         assert len(measured) == count
-    monkeypatch.setattr(prepare, "latency_versions", lambda backend: {"onnx": "0.1"})
+    monkeypatch.setattr(target_side, "latency_versions", lambda backend: {"onnx": "0.1"})
     assert latency_of(request(), database).date is None
 
 
@@ -84,7 +85,7 @@ def test_without_a_database_it_is_measured_each_time(measured: list[MeasureSetti
 
 def test_a_target_that_cannot_be_measured(monkeypatch: pytest.MonkeyPatch, database: TuningDatabase) -> None:
     failure = Rejected(RejectReason.RUN_TIMEOUT, "killed after 1 s")
-    monkeypatch.setattr(prepare, "measure_target", lambda *_: failure)
+    monkeypatch.setattr(target_side, "measure_target", lambda *_: failure)
     for _ in range(2):
         with pytest.raises(AutotuneError, match="cannot be measured: run-timeout, killed after 1 s; see --run-timeout"):
             latency_of(request(), database)

@@ -1,0 +1,1 @@
+"""Targets behind OpenAI-compatible servers: vLLM, SGLang, llama.cpp and their like."""

@@ -1,0 +1,285 @@
+"""The target's side of a round: measured with its own program, extrapolated from slices of it, or the user's table."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from autotune.cache import cached_folder, content_key, source_hashes
+from autotune.candidate import DraftShape, Precision
+from autotune.collective import tensor_parallel
+from autotune.compile.base import CompileSettings, build_program
+from autotune.compile.sandbox import Limits
+from autotune.config import TuneConfig
+from autotune.database.known import TuningDatabase, fresh
+from autotune.database.subjects import TargetSubject, latency_versions
+from autotune.devices import Device, device_lock
+from autotune.errors import AutotuneError
+from autotune.evaluate import WorkerLimits
+from autotune.latency_file import read_target_latency
+from autotune.measure import TargetRequest, measure_target_sandboxed
+from autotune.programs import compile_target
+from autotune.progress import Observer
+from autotune.request import Request
+from autotune.results import MeasureSettings, Rejected, RejectReason, RunKind, TargetLatency
+from autotune.slices import SliceRequest, extrapolate_target
+from autotune.store import RunFolder
+from autotune.weights import random_weights
+
+MOST_EVICT_BYTES = 256 << 20
+"""Reading more than any cache holds would only cost memory and time."""
+_USUAL_CONTEXT_TOKENS = 128
+_TARGET_MIN_TIME_S = 1.5
+_THREAD_ROUNDS = 3
+_THREAD_MIN_TIME_S = 0.2
+_THREAD_GAIN = 0.9
+"""More threads are taken only if they cut a step's time below this share."""
+
+
+@dataclass(frozen=True)
+class TargetSide:
+    """What rounds need of the target."""
+
+    latency: TargetLatency
+    program: Path | None
+    """Its compiled program; None where its weights are not here."""
+
+
+def prepare_target(
+    request: Request, folder: RunFolder, limits: WorkerLimits, database: TuningDatabase | None, observer: Observer
+) -> TargetSide:
+    """The target's side of a request; a resumed run goes on with the latencies it began with."""
+    program = _compile(request, observer) if request.kind is RunKind.WHOLE else None
+    latency = folder.read_latency()
+    if latency is None:
+        latency = _find_latency(request, program, limits, database, observer)
+        folder.write_latency(latency)
+    _tell(request, latency, observer)
+    return TargetSide(latency, program)
+
+
+def _compile(request: Request, observer: Observer) -> Path:
+    config = request.config
+    observer.phase("Compiling the target")
+    if request.target_precision is not Precision.FP32:
+        because = "as asked" if config.target_precision else f"{config.backend[0]} has no fp32 on {request.device.kind}"
+        observer.note(
+            f"the target is compiled in {request.target_precision} ({because}): the pair's output is that program's"
+        )
+    return compile_target(
+        request.whole_target,
+        config.backend[0],
+        request.context_tokens,
+        device=request.device.kind,
+        precision=request.target_precision,
+    )
+
+
+def _find_latency(
+    request: Request,
+    program: Path | None,
+    limits: WorkerLimits,
+    database: TuningDatabase | None,
+    observer: Observer,
+) -> TargetLatency:
+    if program is not None:
+        observer.phase("Measuring the target")
+        return target_latency(request, program, limits.run, database)
+    if request.config.target_latency is not None:
+        return read_target_latency(request.config.target_latency, request.space.lookahead.values)
+    observer.phase("Measuring slices of the target")
+    return sliced_latency(request, limits, database, observer)
+
+
+def _tell(request: Request, latency: TargetLatency, observer: Observer) -> None:
+    threads = latency.verify.settings.threads
+    computing = f"{threads} thread{'s' if threads > 1 else ''}" if request.device.kind == "cpu" else request.device.name
+    if request.latency_source == "table":
+        computing = latency.verify.device
+    bar = latency.verify.error_bar(1)
+    between = f" ({bar[0] * 1e3:.3f} … {bar[1] * 1e3:.3f})" if bar else ""
+    known = f" (tuning database, {latency.date})" if latency.date else ""
+    source = f"; {latency.source}" if latency.source else ""
+    observer.note(f"{computing}: {latency.step_s * 1e3:.3f} ms{between} a token without a draft{known}{source}")
+
+
+def sliced_latency(
+    request: Request, limits: WorkerLimits, database: TuningDatabase | None, observer: Observer
+) -> TargetLatency:
+    """The latency of a target whose weights are not here, extrapolated from slices of its true dimensions."""
+    config = request.config
+    asked = SliceRequest(
+        backend=config.backend[0],
+        precision=request.target_precision,
+        device=request.device.kind,
+        max_lookahead=request.space.max_lookahead,
+        measuring=target_measuring(request),
+        sampling=config.sampling,
+        thread_counts=thread_counts(config, request.device),
+        parallel=tensor_parallel(
+            config.target_tp,
+            config.collective_latency,
+            device=request.device.kind,
+            hidden=request.target.shape.hidden,
+            positions=request.space.max_lookahead + 1,
+        ),
+        seed=config.seed,
+    )
+    outcome = extrapolate_target(
+        request.target.shape,
+        request.target.numerics,
+        asked,
+        build_limits=limits.build,
+        run_limits=limits.run,
+        database=database,
+        on_progress=observer.progress,
+    )
+    if isinstance(outcome, Rejected):
+        hint = "" if outcome.reason is RejectReason.OUT_OF_MEMORY else "; give its latencies with --target-latency"
+        raise AutotuneError(f"slices of the target cannot be measured: {outcome.reason.value}, {outcome.detail}{hint}")
+    return outcome
+
+
+def target_latency(request: Request, program: Path, limits: Limits, database: TuningDatabase | None) -> TargetLatency:
+    """The target's side of a round with the threads that suit it best, from the database or measured now.
+
+    The target's latencies belong into the database for the sake of the drafts': a score divides one by the other, so
+    a search that knows its drafts from an hour when the machine was slow must know the target from that hour too.
+    And only equal scores lead the sampler along the same way, to builds that are known.
+    """
+
+    def measure() -> TargetLatency | Rejected:
+        threads = choose_threads(request, program, settings, limits)
+        return measure_target(request, program, replace(settings, threads=threads), limits)
+
+    settings = target_measuring(request)
+    if database is None:
+        outcome = fresh(measure())
+    else:
+        subject = TargetSubject(
+            target=request.whole_target.fingerprint,
+            shape=request.target.shape,
+            backend=request.config.backend[0],
+            precision=request.target_precision,
+            device=request.device.fingerprint,
+            capacity_tokens=request.context_tokens,
+            max_lookahead=request.space.max_lookahead,
+            small_draft=request.space.smallest,
+            thread_counts=thread_counts(request.config, request.device),
+            measuring=settings,
+            sampling=request.config.sampling,
+            versions=latency_versions(request.config.backend[0]),
+        )
+        outcome = database.recall(subject, TargetLatency, measure)
+    if isinstance(outcome, Rejected):
+        raise AutotuneError(
+            f"the target cannot be measured: {outcome.reason.value}, {outcome.detail}; see --run-timeout"
+        )
+    return replace(outcome.value, date=outcome.date)
+
+
+def measure_target(
+    request: Request, program: Path, settings: MeasureSettings, limits: Limits
+) -> TargetLatency | Rejected:
+    """The target's side of a round, with the number of threads that the settings say."""
+    asked = TargetRequest(
+        program=str(program),
+        small_draft=str(_smallest_draft(request)),
+        max_lookahead=request.space.max_lookahead,
+        settings=settings,
+        sampling=request.config.sampling,
+        seed=request.config.seed,
+    )
+    return measure_target_sandboxed(asked, limits, device_lock(request.device.kind))
+
+
+def choose_threads(request: Request, program: Path, settings: MeasureSettings, limits: Limits) -> int:
+    """The number of threads that makes the target's step fastest; more are taken only if they pay clearly.
+
+    The candidates are measured in turn, several times over (A B A B), and judged by their medians.  Those that cannot
+    be measured are left out; AutotuneError if none can.
+    """
+    counts = thread_counts(request.config, request.device)
+    if len(counts) == 1:
+        return counts[0]
+    steps_s: dict[int, list[float]] = {count: [] for count in counts}
+    failure: Rejected | None = None
+    for _ in range(_THREAD_ROUNDS):
+        for count in counts:
+            brief = replace(settings, threads=count, min_time_s=_THREAD_MIN_TIME_S)
+            measured = measure_target(request, program, brief, limits)
+            if isinstance(measured, Rejected):
+                failure = measured
+            else:
+                steps_s[count].append(measured.step_s)
+    medians = {count: median(samples) for count, samples in steps_s.items() if samples}
+    if not medians:
+        raise AutotuneError(
+            f"the target cannot be measured: {failure.detail if failure else 'no samples'}; see --run-timeout"
+        )
+    chosen = min(medians)
+    for count in sorted(medians):
+        if medians[count] < _THREAD_GAIN * medians[chosen]:
+            chosen = count
+    return chosen
+
+
+def target_measuring(request: Request) -> MeasureSettings:
+    """How the target is measured: in the middle of a usual text, or at the end of `--context`,
+    and with a draft's bytes read between its runs."""
+    context = request.context_tokens - request.space.max_lookahead - 1  # where the longest verification still fits
+    if request.config.context is None:
+        context = min(_USUAL_CONTEXT_TOKENS, context)
+    foreign_bytes = _evict_bytes(request.space.smallest, request.target_precision)
+    # Measured once and divided by in every score: worth more time than a draft's latencies.
+    return MeasureSettings(context_tokens=context, threads=1, evict_bytes=foreign_bytes, min_time_s=_TARGET_MIN_TIME_S)
+
+
+def draft_measuring(request: Request, latency: TargetLatency) -> MeasureSettings:
+    """How drafts are measured: as the target was, but behind a read of as many bytes as the target's weights."""
+    evict_bytes = _evict_bytes(request.target.shape, request.target_precision)
+    if request.latency_source == "table":  # its threads and context are another machine's
+        return replace(
+            target_measuring(request),
+            threads=request.config.threads or 1,
+            evict_bytes=evict_bytes,
+            min_time_s=MeasureSettings.min_time_s,
+        )
+    settings = latency.verify.settings
+    return MeasureSettings(settings.context_tokens, settings.threads, evict_bytes=evict_bytes)
+
+
+def _evict_bytes(shape: DraftShape, precision: Precision) -> int:
+    return min(int(shape.decode_parameters * precision.weight_bytes), MOST_EVICT_BYTES)
+
+
+def thread_counts(config: TuneConfig, device: Device) -> tuple[int, ...]:
+    """Thread counts worth trying: what the user fixed, or powers of two up to the cores.
+
+    A GPU computes by itself; the host's thread only starts its kernels.
+    """
+    if config.threads is not None:
+        return (config.threads,)
+    if device.kind != "cpu":
+        return (1,)
+    counts = {1 << power for power in range(device.cores.bit_length())} | {device.cores}
+    return tuple(sorted(count for count in counts if count <= device.cores))
+
+
+def _smallest_draft(request: Request) -> Path:
+    """A program of the space's smallest shape with random weights, to measure the decoding loop with."""
+    smallest = request.space.smallest
+    backend = request.config.backend[0]
+    settings = CompileSettings(request.target_precision, request.context_tokens, request.device.kind)
+    key = content_key(
+        vars(smallest),
+        vars(request.target.numerics),
+        backend,
+        request.device.fingerprint,
+        vars(settings),
+        source_hashes("autotune.compile"),
+    )
+
+    def make(folder: Path) -> None:
+        build_program(backend, random_weights(smallest, request.target.numerics), settings, folder)
+
+    return cached_folder("small-drafts", key, make)

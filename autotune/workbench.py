@@ -1,0 +1,106 @@
+"""What a run needs before the first trial: the target's side of a round, drafts, and where acceptance comes from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from autotune.acceptance_source import AcceptanceSource, ScoredOnTraces, StandInAcceptance
+from autotune.compile.sandbox import Limits
+from autotune.config import TuneConfig
+from autotune.database.known import TuningDatabase
+from autotune.evaluate import DraftWeights, Evaluator, RandomDrafts, WorkerLimits
+from autotune.progress import Observer
+from autotune.request import Request
+from autotune.results import RunKind, TargetLatency
+from autotune.search_space.constraints import Constraints
+from autotune.slices import MEMORY_PER_WEIGHT
+from autotune.stand_in import prepare_stand_in
+from autotune.store import RunFolder
+from autotune.target_side import TargetSide, draft_measuring, prepare_target
+from autotune.text import Text, prepare_text
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A request with everything measured and trained that its trials have in common."""
+
+    request: Request
+    side: TargetSide
+    evaluator: Evaluator
+    text: Text | None
+    """None of a plan."""
+    stand_in: StandInAcceptance | None = None
+    """Of a plan alone."""
+
+    @property
+    def latency(self) -> TargetLatency:
+        """The target's side of a round."""
+        return self.side.latency
+
+    @property
+    def program(self) -> Path:
+        """The target's compiled program, in a whole run."""
+        assert self.side.program is not None
+        return self.side.program
+
+    @property
+    def own_text(self) -> Text:
+        """The target's text, in a run that has it."""
+        assert self.text is not None
+        return self.text
+
+    @property
+    def threads(self) -> int:
+        """Threads of every program of this run."""
+        return self.evaluator.measuring.threads
+
+
+def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbench:
+    """The workbench of a request; a resumed run goes on with the target's latencies it began with."""
+    limits = worker_limits(request.config)
+    database = TuningDatabase() if request.config.database else None
+    side = prepare_target(request, folder, limits, database, observer)
+    measuring = draft_measuring(request, side.latency)
+    text, stand_in = None, None
+    drafts: DraftWeights
+    acceptances: AcceptanceSource
+    if request.kind is RunKind.PLAN:
+        acceptances = stand_in = prepare_stand_in(request, database, observer)
+        drafts = RandomDrafts(request.source.numerics)
+    else:
+        text = prepare_text(request, side.program, measuring.threads, observer)
+        acceptances = ScoredOnTraces(text.traces.estimate, request.space.max_lookahead, measuring.threads, database)
+        drafts = text.estimator
+    evaluator = Evaluator(
+        drafts=drafts,
+        acceptances=acceptances,
+        target=side.latency,
+        constraints=_constraints(request, limits),
+        lookaheads=request.space.lookahead.values,
+        measuring=measuring,
+        sampling=request.config.sampling,
+        limits=limits,
+        device=request.device.kind,
+        work=folder.work,
+        database=database,
+    )
+    return Workbench(request, side, evaluator, text, stand_in)
+
+
+def worker_limits(config: TuneConfig) -> WorkerLimits:
+    """Limits of sandboxed builds and measurements."""
+    memory = config.worker_memory or psutil.virtual_memory().total // 2
+    return WorkerLimits(Limits(config.build_timeout, memory), Limits(config.run_timeout, memory))
+
+
+def _constraints(request: Request, limits: WorkerLimits) -> Constraints:
+    config = request.config
+    return Constraints(
+        context_tokens=request.context_tokens,
+        max_memory_bytes=config.max_memory,
+        max_parameters=config.max_parameters,
+        max_round_s=config.max_latency,
+        worker_bytes=limits.run.memory_bytes if request.device.kind == "cpu" else request.device.memory_bytes,
+        memory_per_weight=MEMORY_PER_WEIGHT if request.device.kind == "cpu" else {},
+    )
