@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from autotune.cli_db import app as db_app
+from autotune.cli_paper import paper
 from autotune.cli_targets import app as targets_app
 from autotune.errors import AutotuneError, BadRequest, Interrupted, MissingEvidence
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 
 app.add_typer(db_app, name="db")
+app.command()(paper)
 app.add_typer(targets_app, name="targets")
 
 Target = Annotated[
