@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from autotune.acceptance import bootstrap_interval
+from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.compile.sandbox import CandidateRejected, Limits, Phase, run_sandboxed
 from autotune.devices import find_device
 from autotune.measure import sample_seconds
@@ -32,6 +33,7 @@ from autotune.results import (
     TargetLatency,
 )
 from autotune.runtime.session import BatchSession, open_batch_session
+from autotune.score import weakest
 from autotune.shape import DraftShape
 
 _PREFILL_TOKENS = 64
@@ -61,37 +63,6 @@ class BatchTable:
     def max_lookahead(self) -> int:
         """The largest lookahead that both tables cover."""
         return min(self.burst.largest, self.verify.largest - 1)
-
-
-@dataclass(frozen=True)
-class BatchEntry:
-    """What speculation comes to at one batch size."""
-
-    batch: int
-    lookahead: int
-    """The k with the most tokens/s; 0: the target alone is fastest."""
-    largest_lookahead: int
-    """The largest k that is still faster than the target alone; 0: none is."""
-    tokens_per_s: Figure
-    """Of all sequences together, at `lookahead`."""
-    speedup: Figure
-    """Over the target alone at the same batch."""
-
-
-@dataclass(frozen=True)
-class BatchMemory:
-    """Bytes that a batch takes beside the weights."""
-
-    batch: int
-    target_kv_bytes: int
-    draft_kv_bytes: int
-    logits_bytes: int
-    """Of the verification and of a draft step."""
-
-    @property
-    def total_bytes(self) -> int:
-        """All of them."""
-        return self.target_kv_bytes + self.draft_kv_bytes + self.logits_bytes
 
 
 def table_of_one(burst: LatencyTable, target: TargetLatency) -> BatchTable:
@@ -151,11 +122,11 @@ def _entry(acceptance: Acceptance, table: BatchTable, overhead_s: float, plain_o
     best = max(speeds, key=lambda k: speeds[k])  # of equals the smallest
     largest = max(k for k in speeds if k == 0 or speeds[k] > alone)
     # A sum of measured parts is an estimate of the round.
-    evidence = _weakest(Evidence.ESTIMATED, table.burst.evidence, table.verify.evidence)
+    evidence = weakest(Evidence.ESTIMATED, table.burst.evidence, table.verify.evidence)
     if best == 0:
         figures = Figure(alone, evidence), Figure(1.0, evidence)
     else:
-        evidence = _weakest(evidence, acceptance.evidence)
+        evidence = weakest(evidence, acceptance.evidence)
         low, high = bootstrap_interval(acceptance, best)
         speed, rate = speeds[best], rates[best]
         figures = (
@@ -163,11 +134,6 @@ def _entry(acceptance: Acceptance, table: BatchTable, overhead_s: float, plain_o
             Figure(speed / alone, evidence, low * rate / alone, high * rate / alone),
         )
     return BatchEntry(batch, best, largest, *figures)
-
-
-def _weakest(*evidence: Evidence) -> Evidence:
-    """The evidence of a number that is computed from numbers of these (`Evidence` lists the strongest first)."""
-    return max(evidence, key=list(Evidence).index)
 
 
 def measure_batch(request: BatchRequest, limits: Limits, lock: FileLock) -> BatchTable | Rejected:

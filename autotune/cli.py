@@ -79,6 +79,9 @@ def run(
     download: Annotated[
         bool | None, typer.Option("--download", help="Fetch what is missing of target and source from the hub.")
     ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Batch sizes to schedule the lookahead for, e.g. 1,4,16; default: 1.")
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(

@@ -1,14 +1,16 @@
 """How a search ends, by the kind of run: a contest and a pair, a draft that nobody decoded yet, or a plan."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from autotune.artifact import Manifest
+from autotune.batch_schedule import Schedule, ScheduledDraft, make_schedule
 from autotune.errors import AutotuneError
-from autotune.finalists import choose_finalists, finish_drafts, make_finalists
+from autotune.finalists import Finalist, choose_finalists, finish_drafts, make_finalists
 from autotune.progress import Observer
-from autotune.results import KernelTuning, RunKind, Score, TrialRecord
-from autotune.ship import Schedule, ship, ship_plan, ship_unvalidated
+from autotune.results import KernelTuning, Measured, RunKind, Score, TrialRecord
+from autotune.ship import ship, ship_plan, ship_unvalidated
 from autotune.store import RunFolder
 from autotune.tune_kernels import tune_winner
 from autotune.tuner import SearchResult
@@ -67,6 +69,8 @@ def _decode_and_ship(
     finalists = choose_finalists(found.front, config.validate_top)
     validation = conclusion.validation = validate(bench, finalists, folder.work, watcher)
     winner = validation.winner
+    if winner:
+        conclusion.schedule = _schedule(bench, partial(_finished, bench, winner[0]), folder, watcher)
     if winner and config.tune_kernels:
         try:
             finalist, conclusion.tuning = tune_winner(bench, *winner, folder.work / "tuned", watcher)
@@ -92,9 +96,11 @@ def _finish_and_ship(
     finalists = make_finalists(bench, bench.evaluator, records, drafts, folder.work, watcher)
     best = max(finalists, key=lambda each: each.score.tokens_per_s.value)
     conclusion.ready = best.record, best.score
+    conclusion.schedule = _schedule(bench, partial(_finished, bench, best), folder, watcher)
     watcher.phase("Writing the artifact")
     pays = best.score.speedup.value > 1.0
-    conclusion.manifest = ship_unvalidated(bench, best if pays else None, folder.artifact, versions)
+    finalist, schedule = (best, conclusion.schedule) if pays else (None, None)
+    conclusion.manifest = ship_unvalidated(bench, finalist, folder.artifact, versions, schedule)
 
 
 def _plan_and_ship(
@@ -106,6 +112,32 @@ def _plan_and_ship(
     watcher: Observer,
 ) -> None:
     """The plan of the fastest candidate, even where it would not pay: its TAR is unknown, and the plan says so."""
-    chosen = max(found.front, key=lambda point: point[1].tokens_per_s.value)
+    record, score = max(found.front, key=lambda point: point[1].tokens_per_s.value)
+    conclusion.schedule = _schedule(bench, partial(_planned, bench, record), folder, watcher)
     watcher.phase("Writing the plan")
-    conclusion.manifest = ship_plan(bench, chosen, folder.artifact, versions)
+    conclusion.manifest = ship_plan(bench, (record, score), folder.artifact, versions, conclusion.schedule)
+
+
+def _finished(bench: Workbench, finalist: Finalist) -> ScheduledDraft:
+    """A finalist as it is compiled."""
+    build = finalist.record.build
+    weights = bench.own_text.estimator.vocabulary.trim(finalist.whole, build.shape)
+    return ScheduledDraft(build, weights, finalist.acceptance, finalist.burst)
+
+
+def _planned(bench: Workbench, record: TrialRecord) -> ScheduledDraft:
+    """The draft of a plan, with the random weights that it was measured with."""
+    outcome = record.outcome
+    assert isinstance(outcome, Measured)  # as everything on the front
+    return ScheduledDraft(
+        record.build, bench.evaluator.drafts.weights(record.build.shape), outcome.acceptance, outcome.burst
+    )
+
+
+def _schedule(
+    bench: Workbench, draft: Callable[[], ScheduledDraft], folder: RunFolder, watcher: Observer
+) -> Schedule | None:
+    """The draft's schedule, if more than one sequence at once was asked for."""
+    if max(bench.request.config.batch) == 1:
+        return None
+    return make_schedule(bench, draft(), folder.work / "batches", watcher)

@@ -42,6 +42,7 @@ def _text(value: object) -> object:
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
+Batches = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], BeforeValidator(_split), Field(min_length=1)]
 Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_split), Field(min_length=1)]
 
 
@@ -58,6 +59,8 @@ class TuneConfig(BaseModel):
     context: int | None = Field(None, ge=1)
     """Positions of every cache; latencies are measured at its end.  If None, caches hold the models' context and
     latencies are measured behind a usual text."""
+    batch: Batches = (1,)
+    """Numbers of sequences decoded at once that a lookahead is scheduled for."""
     strict: bool = False
     """Whether evidence that is missing is an error: see `autotune.request`."""
     out: Path = Path("autotune-run")

@@ -9,7 +9,7 @@ from autotune.errors import AutotuneError
 from autotune.evaluate import Evaluator
 from autotune.pareto import best_by_speed
 from autotune.progress import Observer
-from autotune.results import Rejected, RejectReason, Score, TrialRecord
+from autotune.results import Acceptance, LatencyTable, Rejected, RejectReason, Score, TrialRecord
 from autotune.vocabulary import Vocabulary
 from autotune.weights import ModelWeights
 from autotune.workbench import Workbench
@@ -24,8 +24,13 @@ class Finalist:
     """With the whole head, even where the program's is trimmed."""
     program: Path
     score: Score
-    drafting: Drafting | None = None
-    """The faster way of drafting, as measured."""
+    acceptance: Acceptance
+    burst: LatencyTable
+
+    @property
+    def drafting(self) -> Drafting | None:
+        """The faster way of drafting, as measured."""
+        return self.burst.drafting
 
 
 def choose_finalists(front: Sequence[tuple[TrialRecord, Score]], count: int) -> list[TrialRecord]:
@@ -103,4 +108,4 @@ def _compile(
     if not scores:
         return Rejected(RejectReason.CONSTRAINT, "over the limit of round latency at every lookahead")
     best = max(scores, key=lambda score: score.tokens_per_s.value)
-    return Finalist(record, whole, Path(built.program), best, burst.drafting)
+    return Finalist(record, whole, Path(built.program), best, acceptance, burst)

@@ -102,6 +102,7 @@ class Request:
             "database",
             "download",
             "strict",
+            "batch",
         }
         asked = self.config.model_dump(mode="json", exclude=free)
         return asked | {
@@ -178,6 +179,8 @@ def _check_latency_source(request: Request) -> None:
         )
     if asked["--target-latency"] and asked["--target-tp"]:
         raise BadRequest("--target-tp splits what is extrapolated, and --target-latency gives the latency: choose one")
+    if asked["--target-latency"] and max(config.batch) > 1:
+        raise BadRequest("--batch: the table of --target-latency is of one sequence; leave one of the two out")
     shard(request.target.shape, config.target_tp)
 
 

@@ -110,7 +110,9 @@ def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s
         context_tokens=request.context_tokens,
         latency_source=bench.latency.source or "measured on this device with the target's own program",
         stand_in=_stand_in_shapes(bench, found),
-        schedule=conclusion.schedule or (),
+        batches=list(zip(conclusion.schedule.entries, conclusion.schedule.memory, strict=True))
+        if conclusion.schedule
+        else (),
         published=PUBLISHED if request.kind is RunKind.PLAN else (),
     )
 

@@ -15,7 +15,7 @@ def score_lookahead(acceptance: Acceptance, burst: LatencyTable, target: TargetL
     """
     tokens_low, tokens_high = bootstrap_interval(acceptance, lookahead)
     # A sum of measured parts is an estimate of the round: nobody timed a round as a whole yet.
-    round_evidence = _weakest(Evidence.ESTIMATED, burst.evidence, target.verify.evidence)
+    round_evidence = weakest(Evidence.ESTIMATED, burst.evidence, target.verify.evidence)
     tokens = Figure(acceptance.tokens_per_round(lookahead), acceptance.evidence, tokens_low, tokens_high)
     burst_s = burst.seconds(lookahead)
     round_s = Figure(target.round_s(burst_s, lookahead), round_evidence, *_round_bar(burst_s, target, lookahead))
@@ -36,7 +36,7 @@ def quotient(numerator: Figure, denominator: Figure) -> Figure:
     Its interval has their relative deviations added in quadrature, on the logarithmic scale; none if neither has one.
     """
     value = numerator.value / denominator.value
-    evidence = _weakest(numerator.evidence, denominator.evidence)
+    evidence = weakest(numerator.evidence, denominator.evidence)
     if numerator.low is None and denominator.low is None:
         return Figure(value, evidence)
     below, above = _deviations(numerator)
@@ -48,12 +48,12 @@ def quotient(numerator: Figure, denominator: Figure) -> Figure:
 def needed_to_match(score: Score, rival: Score) -> Figure:
     """Tokens per round with which a draft would be as fast as its rival: TAR_B > TAR_A · round_B / round_A beats it."""
     value = rival.tokens_per_s.value * score.round_s.value
-    return Figure(value, _weakest(rival.tokens_per_s.evidence, score.round_s.evidence))
+    return Figure(value, weakest(rival.tokens_per_s.evidence, score.round_s.evidence))
 
 
 def score_target_alone(target: TargetLatency) -> Score:
     """The score of k = 0: one token a step, by which everything else is judged."""
-    evidence = _weakest(Evidence.ESTIMATED, target.verify.evidence)
+    evidence = weakest(Evidence.ESTIMATED, target.verify.evidence)
     bar = target.verify.error_bar(1)
     low_s, high_s = (None, None) if bar is None else (each + target.plain_overhead_s for each in bar)
     step_s = Figure(target.step_s, evidence, low_s, high_s)
@@ -98,6 +98,6 @@ def _deviations(figure: Figure) -> tuple[float, float]:
     return max(math.log(figure.value / figure.low), 0.0), max(math.log(figure.high / figure.value), 0.0)
 
 
-def _weakest(*evidence: Evidence) -> Evidence:
+def weakest(*evidence: Evidence) -> Evidence:
     """The evidence of a number that is computed from numbers of these (`Evidence` lists the strongest first)."""
     return max(evidence, key=list(Evidence).index)

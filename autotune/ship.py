@@ -25,6 +25,8 @@ from autotune.artifact import (
     TargetIdentity,
     write_artifact,
 )
+from autotune.batch_schedule import Schedule
+from autotune.batching import lookahead_schedule
 from autotune.candidate import Build, Drafting, DraftShape
 from autotune.families import checkpoint_config, write_checkpoint
 from autotune.families.checkpoint import CONFIG_FILE
@@ -35,9 +37,6 @@ from autotune.results import KernelTuning, Measured, Score, TrialRecord, Validat
 from autotune.targets import Target, TextModel
 from autotune.tokenizer import tokenizer_files
 from autotune.workbench import Workbench
-
-Schedule = tuple[tuple[int, int, int], ...]
-"""(smallest batch, largest batch, k): the batch sizes that were measured."""
 
 
 def ship(
@@ -67,7 +66,11 @@ def ship(
 
 
 def ship_unvalidated(
-    bench: Workbench, finalist: Finalist | None, destination: Path, versions: Mapping[str, str]
+    bench: Workbench,
+    finalist: Finalist | None,
+    destination: Path,
+    versions: Mapping[str, str],
+    schedule: Schedule | None = None,
 ) -> Manifest:
     """Write the artifact of a draft that is ready but was not decoded with its target, or of the verdict k = 0."""
     target = bench.request.target.id
@@ -90,12 +93,17 @@ def ship_unvalidated(
         figures=_predicted(finalist.score) if finalist else None,
         notes=notes,
         kind=ArtifactKind.UNVALIDATED,
+        schedule=schedule,
     )
     return write_artifact(destination, manifest, lambda folder: _fill(bench, finalist, folder))
 
 
 def ship_plan(
-    bench: Workbench, chosen: tuple[TrialRecord, Score], destination: Path, versions: Mapping[str, str]
+    bench: Workbench,
+    chosen: tuple[TrialRecord, Score],
+    destination: Path,
+    versions: Mapping[str, str],
+    schedule: Schedule | None = None,
 ) -> Manifest:
     """Write a plan: the shape and k to make, its Hugging Face config, and the commands that make it."""
     record, score = chosen
@@ -112,6 +120,7 @@ def ship_plan(
             f"say nothing about {request.target.id}.",
         ),
         kind=ArtifactKind.PLAN,
+        schedule=schedule,
     )
 
     def fill(folder: Path) -> None:
@@ -150,7 +159,7 @@ def _manifest(
         ),
         lookahead=lookahead,
         # A batch that was not measured has no entry rather than a guess.
-        lookahead_schedule=schedule or ((1, 1, lookahead),),
+        lookahead_schedule=lookahead_schedule(schedule.entries) if schedule else ((1, 1, lookahead),),
         draft=draft,
         figures=figures,
         device=request.device.fingerprint,

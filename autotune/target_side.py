@@ -103,15 +103,23 @@ def _tell(request: Request, latency: TargetLatency, observer: Observer) -> None:
 
 
 def sliced_latency(
-    request: Request, limits: WorkerLimits, database: TuningDatabase | None, observer: Observer
+    request: Request,
+    limits: WorkerLimits,
+    database: TuningDatabase | None,
+    observer: Observer,
+    positions: int | None = None,
 ) -> TargetLatency:
-    """The latency of a target whose weights are not here, extrapolated from slices of its true dimensions."""
+    """The latency of a target whose weights are not here, extrapolated from slices of its true dimensions.
+
+    positions: the longest verification; that of the run's largest lookahead if None.
+    """
     config = request.config
+    positions = positions or request.space.max_lookahead + 1
     asked = SliceRequest(
         backend=config.backend[0],
         precision=request.target_precision,
         device=request.device.kind,
-        max_lookahead=request.space.max_lookahead,
+        max_lookahead=positions - 1,
         measuring=target_measuring(request),
         sampling=config.sampling,
         thread_counts=thread_counts(config, request.device),
@@ -120,7 +128,7 @@ def sliced_latency(
             config.collective_latency,
             device=request.device.kind,
             hidden=request.target.shape.hidden,
-            positions=request.space.max_lookahead + 1,
+            positions=positions,
         ),
         seed=config.seed,
     )

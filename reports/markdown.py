@@ -60,6 +60,7 @@ def markdown(summary: RunSummary) -> str:
         *_published(summary.published),
         *_screened(summary.screened_builds),
         *_failures(summary.failures),
+        *_batches(summary),
         "## The run",
         _run_table(summary),
         "## Definitions",
@@ -328,6 +329,31 @@ def _failures(failures: Sequence[FailureSummary]) -> Iterable[str]:
         )
 
 
+def _batches(summary: RunSummary) -> Iterable[str]:
+    if not summary.batches:
+        return
+    yield "## Batches"
+    yield (
+        "The lookahead with the most tokens/s when several sequences are decoded at once, and the largest still "
+        "faster than the target alone. Caches are those of all sequences at the run's context."
+    )
+    yield _table(
+        ["batch", "best k", "largest k that pays", "tokens/s of all", "speed-up", "target's cache", "draft's cache"],
+        [
+            [
+                str(each.batch),
+                str(each.lookahead),
+                str(each.largest_lookahead),
+                f"{_speed(each.tokens_per_s.value, each.tokens_per_s.interval)} ({each.tokens_per_s.evidence})",
+                _times(each.speedup.value, each.speedup.interval),
+                _mebibytes(each.target_kv_bytes),
+                _mebibytes(each.draft_kv_bytes),
+            ]
+            for each in summary.batches
+        ],
+    )
+
+
 def _run_table(summary: RunSummary) -> str:
     rows = [
         ["target", f"{summary.target} ({summary.target_precision})"],
@@ -363,8 +389,6 @@ def _latency_rows(summary: RunSummary) -> list[list[str]]:
         if best and best.kv_bytes is not None:
             caches += f", the best draft's {_mebibytes(best.kv_bytes)}"
         rows.append(["context", caches])
-    if summary.schedule:
-        rows.append(["k by batch size", ", ".join(f"{low}–{high}: {k}" for low, high, k in summary.schedule)])
     return rows
 
 

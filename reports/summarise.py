@@ -4,6 +4,7 @@ from autotune.candidate import Build, Drafting, DraftShape, Precision
 from autotune.reports.summary import (
     SCHEMA_VERSION,
     BaselineSummary,
+    BatchSummary,
     DraftSummary,
     FailureSummary,
     FigureSummary,
@@ -90,7 +91,19 @@ def summarise(facts: RunFacts) -> RunSummary:
         context_tokens=facts.context_tokens,
         target_kv_bytes=_kv_bytes(facts, facts.target_shape, facts.target_precision),
         published=tuple(facts.published),
-        schedule=tuple(facts.schedule),
+        batches=tuple(
+            BatchSummary(
+                entry.batch,
+                entry.lookahead,
+                entry.largest_lookahead,
+                _figure(entry.tokens_per_s),
+                _figure(entry.speedup),
+                memory.target_kv_bytes,
+                memory.draft_kv_bytes,
+                memory.logits_bytes,
+            )
+            for entry, memory in facts.batches
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.candidate import Drafting, DraftShape, Precision
 from autotune.results import Figure, KernelTuning, RunKind, Score, TargetLatency, TrialRecord, Validated
 
@@ -55,8 +56,8 @@ class RunFacts:
     """By the name of a shape on the front: the shape whose acceptance stands in for its own."""
     published: Sequence["PublishedTar"] = ()
     """What others published, to be shown beside stand-ins."""
-    schedule: Sequence[tuple[int, int, int]] = ()
-    """(smallest batch, largest batch, k), where more than one batch size was asked for."""
+    batches: Sequence[tuple[BatchEntry, BatchMemory]] = ()
+    """What speculation comes to at each batch size, where more than one was asked for."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,23 @@ class TuningSummary:
 
 
 @dataclass(frozen=True)
+class BatchSummary:
+    """What speculation comes to when several sequences are decoded at once."""
+
+    batch: int
+    lookahead: int
+    """The k with the most tokens/s; 0: the target alone is fastest."""
+    largest_lookahead: int
+    """The largest k that is still faster than the target alone."""
+    tokens_per_s: FigureSummary
+    """Of all sequences together."""
+    speedup: FigureSummary
+    target_kv_bytes: int
+    draft_kv_bytes: int
+    logits_bytes: int
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The content of a report; the field names are the keys of `summary.json`."""
 
@@ -313,8 +331,8 @@ class RunSummary:
     """Bytes of the target's cache at that context."""
     published: tuple[PublishedTar, ...] = ()
     """Others' figures, second-hand: beside ours, never among them."""
-    schedule: tuple[tuple[int, int, int], ...] = ()
-    """(smallest batch, largest batch, k)."""
+    batches: tuple[BatchSummary, ...] = ()
+    """Smallest batch first; empty where only one sequence at a time was asked for."""
 
     def to_json(self) -> str:
         """The text of `summary.json`; numbers that are not finite or not known are null."""

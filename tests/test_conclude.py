@@ -27,7 +27,7 @@ def found(*, interrupted: bool = False, empty: bool = False) -> SearchResult:
 
 
 def ended(kind: RunKind, result: SearchResult, observer: SilentObserver | None = None) -> Conclusion:
-    config = SimpleNamespace(validate_top=2, tune_kernels=60.0)
+    config = SimpleNamespace(validate_top=2, tune_kernels=60.0, batch=(1,))
     evaluator = SimpleNamespace()
     bench = SimpleNamespace(request=SimpleNamespace(kind=kind, config=config), evaluator=evaluator)
     return conclude(cast(Workbench, bench), result, RunFolder(Path("run")), {}, observer or SilentObserver())

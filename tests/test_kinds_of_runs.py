@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,18 @@ def config_alone(folder: Path, model: Path) -> Path:
     return folder
 
 
+def assert_scheduled(out: Path, summary: dict[str, Any], evidence: str) -> None:
+    """The run was asked for batches of 1 and 3, and says what each comes to; the manifest leaves no gap."""
+    assert [entry["batch"] for entry in summary["batches"]] == [1, 3]
+    for entry in summary["batches"]:
+        assert 0 <= entry["lookahead"] <= entry["largest_lookahead"]
+        assert entry["target_kv_bytes"] > 0
+        assert entry["speedup"]["evidence"] == evidence or entry["lookahead"] == 0
+    schedule = json.loads((out / "artifact" / "manifest.json").read_text())["lookahead_schedule"]
+    assert [row[:2] for row in schedule] == [[1, 1], [2, 3]]
+    assert "## Batches" in (out / "report" / "report.md").read_text()
+
+
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("target")
@@ -65,7 +78,7 @@ def test_a_plan_needs_nothing_but_two_configs(tmp_path: Path, target: Path, sour
     assert len(strict.stderr.splitlines()) == 1
     assert not (tmp_path / "strict").exists()
     out = tmp_path / "run"
-    done = autotune("run", "--out", str(out), "--trials", "2", *words, *SMALL)
+    done = autotune("run", "--out", str(out), "--trials", "2", "--batch", "1,3", *words, *SMALL)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("A PLAN, NOT A RESULT: neither weights nor text of ")
     assert "  A PLAN, NOT A RESULT" in done.stderr
@@ -81,6 +94,7 @@ def test_a_plan_needs_nothing_but_two_configs(tmp_path: Path, target: Path, sour
         assert point["stand_in"]
     records = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
     assert all(record["outcome"]["burst"]["evidence"] == "measured" for record in records)
+    assert_scheduled(out, summary, "stand-in")
     artifact = out / "artifact"
     names = {path.relative_to(artifact).as_posix() for path in artifact.rglob("*") if path.is_file()}
     assert names == {"manifest.json", "PLAN.md", "hf_config/config.json"}
@@ -133,11 +147,12 @@ def test_a_whole_run_of_a_checkpoint_of_transformers(tmp_path: Path, prompts: Pa
     save_grown(model, family, layers=10, hidden=512, ffn=1408)
     words = ["--target", str(model), "--prompts", str(prompts), "--out", str(out), "--max-new-tokens", "12"]
     space = ["--layers", "1", "--heads", "8", "--ffn", "1408", "--lookahead", "2,4", "--precision", "fp32"]
-    done = autotune("run", *words, *space, "--trials", "1", *SMALL)
+    done = autotune("run", *words, *space, "--trials", "1", "--batch", "3", *SMALL)
     assert done.returncode == 0, done.stderr
     summary = json.loads((out / "report" / "summary.json").read_text())
     assert (summary["kind"], summary["verdict"], summary["banner"]) == ("whole", "speculate", [])
     assert [draft["mismatches"] for draft in summary["validated"]] == [0]
+    assert_scheduled(out, summary, "estimated")
     verified = autotune("verify", str(out / "artifact"), "--prompts", str(prompts), "--max-new-tokens", "12")
     assert verified.returncode == 0, verified.stderr
     assert "0 differ elsewhere" in verified.stdout

@@ -87,7 +87,8 @@ def test_a_draft_that_nobody_decoded_says_so(bench: Workbench, tmp_path: Path) -
     (program / "program.json").write_text("{}")
     build = Build(whole.shape, "onnxruntime", Precision.FP32)
     score = scores(constant_acceptance(0.5), latency(0.001, 0.002), 2)[-1]
-    finalist = Finalist(figures_record(0, measured(0.5, 0.001), build), whole, program, score)
+    outcome = measured(0.5, 0.001)
+    finalist = Finalist(figures_record(0, outcome, build), whole, program, score, outcome.acceptance, outcome.burst)
     manifest = ship_unvalidated(bench, finalist, tmp_path / "artifact", {})
     assert (manifest.kind, manifest.lookahead) == (ArtifactKind.UNVALIDATED, 2)
     assert manifest.figures is not None

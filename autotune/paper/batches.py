@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autotune.batching import BatchEntry, BatchRequest, BatchTable, measure_batch, schedule, table_of_one
+from autotune.batch_results import BatchEntry
+from autotune.batching import BatchRequest, BatchTable, measure_batch, schedule, table_of_one
 from autotune.candidate import Precision
 from autotune.compile.build_job import BuildRequest, build_sandboxed
 from autotune.devices import device_lock

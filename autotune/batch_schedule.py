@@ -1,0 +1,138 @@
+"""The batch → k schedule of a run's draft: what `--batch` asks for.
+
+Programs for several sequences are ONNX Runtime's, whatever compiled the pair.  A target whose weights are not here is
+taken to verify n positions of each of b sequences in the time in which its slices verify b · n positions of one: the
+matrix products have as many rows, and attention reads as much for each row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autotune.batch_results import BatchEntry, BatchMemory
+from autotune.batching import BatchRequest, BatchTable, batch_memory, measure_batch, schedule, table_of_one
+from autotune.candidate import Build
+from autotune.compile.base import CompileSettings
+from autotune.compile.build_job import BuildRequest, build_sandboxed
+from autotune.devices import device_lock
+from autotune.number_formats import Precision
+from autotune.progress import Observer
+from autotune.results import Acceptance, Built, LatencyTable, Rejected, RunKind, TargetLatency
+from autotune.target_side import sliced_latency
+from autotune.weights import ModelWeights
+from autotune.weights_io import save_weights
+from autotune.workbench import Workbench
+
+BACKEND = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class ScheduledDraft:
+    """The draft that a schedule is made for."""
+
+    build: Build
+    weights: ModelWeights
+    acceptance: Acceptance
+    burst: LatencyTable
+    """For one sequence."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What speculation comes to at every batch size that could be measured, smallest first."""
+
+    entries: tuple[BatchEntry, ...]
+    memory: tuple[BatchMemory, ...]
+    """Of the same batches, at the run's context."""
+
+
+def make_schedule(bench: Workbench, draft: ScheduledDraft, work: Path, observer: Observer) -> Schedule:
+    """The schedule over the batches of `--batch`; a batch that cannot be measured is told and left out."""
+    request = bench.request
+    batches = sorted({1, *request.config.batch})
+    observer.phase(f"Measuring batches of {', '.join(map(str, batches[1:]))}")
+    if {request.config.backend[0], draft.build.backend} != {BACKEND}:
+        observer.note(f"batches are measured with {BACKEND}, the only compiler that decodes several sequences at once")
+    tables = [table_of_one(draft.burst, bench.latency)]
+    measured = _tables(bench, draft, batches[1:], work, observer)
+    for place, (batch, table) in enumerate(zip(batches[1:], measured, strict=True)):
+        observer.progress((place + 1) / len(batches[1:]))
+        if isinstance(table, Rejected):
+            observer.note(f"batch {batch} is left out: {table.reason.value}, {table.detail}")
+        else:
+            tables.append(table)
+    latency = bench.latency
+    entries = schedule(draft.acceptance, tables, latency.overhead_s, latency.plain_overhead_s)
+    item_bytes = 4 if request.target_precision is Precision.FP32 else 2
+    memory = tuple(
+        batch_memory(
+            request.target.shape,
+            draft.build.shape,
+            entry.batch,
+            request.context_tokens,
+            request.space.max_lookahead,
+            item_bytes,
+        )
+        for entry in entries
+    )
+    return Schedule(entries, memory)
+
+
+Tables = Sequence[BatchTable | Rejected]
+
+
+def _tables(bench: Workbench, draft: ScheduledDraft, batches: Sequence[int], work: Path, observer: Observer) -> Tables:
+    save_weights(draft.weights, work / "draft")
+    if bench.request.kind is RunKind.WHOLE:
+        save_weights(bench.request.whole_target.read_weights(), work / "target")
+        return [_measured(bench, draft, batch, work) for batch in batches]
+    most = max(batches) * (bench.request.space.max_lookahead + 1)
+    limits, database = bench.evaluator.limits, bench.evaluator.database
+    latency = sliced_latency(bench.request, limits, database, observer, positions=most)
+    return [_assumed(bench, draft, batch, work, latency) for batch in batches]
+
+
+def _measured(bench: Workbench, draft: ScheduledDraft, batch: int, work: Path) -> BatchTable | Rejected:
+    """Both sides measured with programs for that batch."""
+    target = _program(bench, "target", bench.request.target_precision, batch, work)
+    own = _program(bench, "draft", draft.build.precision, batch, work)
+    return _with_both(target, own, lambda target, own: _measure(bench, target, own))
+
+
+def _assumed(
+    bench: Workbench, draft: ScheduledDraft, batch: int, work: Path, latency: TargetLatency
+) -> BatchTable | Rejected:
+    """The draft measured with a program for that batch, the target taken from its slices."""
+    own = _program(bench, "draft", draft.build.precision, batch, work)
+    table = own if isinstance(own, Rejected) else _measure(bench, own, own)
+    if isinstance(table, Rejected):
+        return table
+    lengths = range(1, table.verify.largest + 1)
+    verify = replace(
+        latency.verify, samples_s=tuple(latency.verify.samples_s[batch * n - 1] for n in lengths), timed=None
+    )
+    return replace(table, verify=verify)
+
+
+def _with_both(
+    target: Built | Rejected, draft: Built | Rejected, measure: Callable[[Built, Built], BatchTable | Rejected]
+) -> BatchTable | Rejected:
+    if isinstance(target, Rejected):
+        return target
+    return draft if isinstance(draft, Rejected) else measure(target, draft)
+
+
+def _measure(bench: Workbench, target: Built, draft: Built) -> BatchTable | Rejected:
+    measuring = bench.evaluator.measuring
+    request = BatchRequest(target.program, draft.program, bench.request.space.max_lookahead, measuring)
+    limits = bench.evaluator.limits.run.for_weights(target.weight_bytes + draft.weight_bytes)
+    return measure_batch(request, limits, device_lock(bench.request.device.kind))
+
+
+def _program(bench: Workbench, name: str, precision: Precision, batch: int, work: Path) -> Built | Rejected:
+    """The program of the weights in `work/name` for that batch, with room for what is measured."""
+    evaluator, device = bench.evaluator, bench.request.device.kind
+    room = evaluator.measuring.context_tokens + bench.request.space.max_lookahead + 1
+    settings = CompileSettings(precision, room, device, batch=batch)
+    asked = BuildRequest(str(work / name), BACKEND, settings, str(work / f"{name}-{batch}"))
+    return build_sandboxed(asked, evaluator.limits.build, threads=evaluator.measuring.threads, lock=device_lock(device))
