@@ -30,8 +30,11 @@ from autotune.tensor_parallel import TensorParallel, shard
 from autotune.weights import Numerics, random_weights
 from autotune.weights_io import save_weights
 
-PREFERRED = (Slicing.PAIR, Slicing.TRIMMED_PAIR, Slicing.SINGLE)
-"""Ways to slice, the first that fits into memory being taken."""
+PREFERRED = (Slicing.TRIMMED_PAIR, Slicing.SINGLE)
+"""Ways to slice, the first that fits being taken.  Samples of a pair with the whole head scatter more than these (see
+`benchmarks.slices`), for more memory; it is there to be asked for."""
+_MOST_PAIR_BYTES = 4 << 30
+"""A pair that takes more is not preferred: of large layers, one alone says as much, for a third of the weights."""
 MEMORY_PER_WEIGHT = {"onnxruntime": 2.1, "tvm": 1.05}
 """Memory of a running program on the CPU over its weights' bytes: ONNX Runtime packs a copy of its own."""
 _WORKER_BYTES = 500 << 20
@@ -130,7 +133,8 @@ def choose_slicing(shape: DraftShape, request: SliceRequest, memory_bytes: int) 
     """The preferred way to slice a model that fits into that much memory; Rejected with the bytes the least needs."""
     ways = PREFERRED if request.slicing is None else (request.slicing,)
     for slicing in ways:
-        if slice_memory_bytes(shape, request, slicing) <= memory_bytes:
+        most = min(memory_bytes, _MOST_PAIR_BYTES) if slicing is not ways[-1] else memory_bytes
+        if slice_memory_bytes(shape, request, slicing) <= most:
             return slicing
     least = min(slice_memory_bytes(shape, request, slicing) for slicing in ways)
     return Rejected(

@@ -157,6 +157,8 @@ def test_a_second_run_knows_the_first_ones_result(machine: Machine, tmp_path: Pa
 def test_the_way_to_slice_depends_on_memory() -> None:
     needs = {slicing: slice_memory_bytes(SHAPE, REQUEST, slicing) for slicing in Slicing}
     assert choose_slicing(SHAPE, REQUEST, 1 << 40) is slices.PREFERRED[0]
+    large = replace(SHAPE, hidden=8192, heads=64, kv_heads=64, head_dim=128, ffn=22016)
+    assert choose_slicing(large, REQUEST, 1 << 40) is Slicing.SINGLE
     least = min(needs, key=lambda slicing: needs[slicing])
     assert choose_slicing(SHAPE, REQUEST, needs[least]) is least
     assert choose_slicing(SHAPE, replace(REQUEST, slicing=Slicing.PAIR), 1 << 40) is Slicing.PAIR
