@@ -35,8 +35,9 @@ PREFERRED = (Slicing.TRIMMED_PAIR, Slicing.SINGLE)
 `benchmarks.slices`), for more memory; it is there to be asked for."""
 _MOST_PAIR_BYTES = 4 << 30
 """A pair that takes more is not preferred: of large layers, one alone says as much, for a third of the weights."""
-MEMORY_PER_WEIGHT = {"onnxruntime": 2.1, "tvm": 1.05}
-"""Memory of a running program on the CPU over its weights' bytes: ONNX Runtime packs a copy of its own."""
+MEMORY_PER_WEIGHT = {"onnxruntime": 1.1, "tvm": 1.15}
+"""Memory of a running program on the CPU over its weights' bytes (see `benchmarks.true_size`); ONNX Runtime packs a
+copy of its own, but lets go of the mapped file it was packed from."""
 _WORKER_BYTES = 500 << 20
 """What a worker takes without any weights."""
 _EVICT_BYTES = 128 << 20

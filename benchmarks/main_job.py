@@ -9,21 +9,14 @@ verify) / step) that the machine's own latencies set.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-
+from benchmarks.process_tree import run_autotune
 from benchmarks.record import machine, spread, write_record
-
-POLL_S = 0.2
 
 
 def main() -> None:
@@ -40,7 +33,7 @@ def main() -> None:
             "cached": _run(folder, "cached", arguments.trials, "--no-database"),
         }
         shipped = folder / "cached" / "artifact"
-        pair = json.loads(_autotune(folder, "bench", str(shipped), "--repeats", "9")[0])
+        pair = json.loads(run_autotune(folder, "bench", str(shipped), "--repeats", "9")[0])
         del pair["artifact"]  # a path of this machine
     packages = ["numpy", "torch", "onnx", "onnxruntime-gpu", "optuna"]
     write_record("main_job", facts, {**runs, "pair": pair}, packages, arguments.out)
@@ -50,7 +43,7 @@ def _run(folder: Path, name: str, trials: int, *flags: str) -> dict[str, Any]:
     out = folder / name
     began = time.monotonic()
     words = ["run", "--target", "demo", "--trials", str(trials), "--out", str(out), *flags]
-    _, peak_bytes = _autotune(folder, *words)
+    _, peak_bytes = run_autotune(folder, *words)
     wall_s = time.monotonic() - began
     summary = json.loads((out / "report" / "summary.json").read_text())
     records = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
@@ -87,34 +80,6 @@ def _compare(draft: dict[str, Any], step_s: float) -> dict[str, Any]:
 
 def _error(figure: dict[str, float], before: str) -> float:
     return figure[before] / figure["measured"] - 1
-
-
-def _autotune(folder: Path, *words: str) -> tuple[str, int]:
-    """Standard output of the command with its cache in `folder`, and the peak resident bytes of its process tree."""
-    environment = {**psutil.Process().environ(), "AUTOTUNE_CACHE": str(folder / "cache")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "autotune", *words], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    peak = [0]
-    watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
-    watcher.start()
-    output, _ = process.communicate()
-    watcher.join()
-    if process.returncode:
-        raise SystemExit(f"autotune {' '.join(words)} ended with exit code {process.returncode}")
-    return output, peak[0]
-
-
-def _watch(pid: int, peak: list[int]) -> None:
-    with suppress(psutil.NoSuchProcess):
-        tree = psutil.Process(pid)
-        while tree.is_running() and tree.status() != psutil.STATUS_ZOMBIE:
-            total = 0
-            for member in [tree, *tree.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    total += member.memory_info().rss
-            peak[0] = max(peak[0], total)
-            time.sleep(POLL_S)
 
 
 if __name__ == "__main__":
