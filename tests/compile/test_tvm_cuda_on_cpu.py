@@ -35,6 +35,7 @@ def test_kernels_on_the_cpu_pass_a_part_of_the_conformance_suite(tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_kernels_on_the_cpu_pass_the_whole_conformance_suite(tmp_path: Path) -> None:
     assert " passed" in run_suite(tmp_path)
 
