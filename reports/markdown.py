@@ -278,8 +278,9 @@ def _screened(screened: Sequence[ScreenedSummary]) -> Iterable[str]:
     yield (
         "Builds that were not compiled: their tokens per round were estimated as everyone's, and their burst times "
         "predicted from those measured before. Even with every burst faster by the margin, none would have been the "
-        "fastest, and none would have added more than `gain` to the area that the front dominates. Every figure "
-        f"is {shown[0].best_speedup.evidence}; a row shows the fastest lookahead, `summary.json` has all.{rest}"
+        "fastest, and none would have added more than `gain` to the area that the front dominates. Burst times "
+        f"are {shown[0].forecasts[0].burst_s.evidence}, speed-ups {shown[0].best_speedup.evidence}; a row shows the "
+        f"fastest lookahead, `summary.json` has all.{rest}"
     )
     yield _table(
         [

@@ -15,7 +15,7 @@ from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, Verdict
 from autotune.results import Acceptance, Evidence, Measured, RunKind, TrialRecord
 from autotune.score import score_lookahead
-from tests.support.figures import constant_acceptance, latency, record, target_latency
+from tests.support.figures import BUILD, constant_acceptance, latency, record, screened, target_latency
 
 MakeFacts = Callable[..., RunFacts]
 
@@ -74,6 +74,24 @@ def test_every_number_of_a_plan_says_how_it_was_got(plan: RunFacts) -> None:
         assert point["speedup"]["evidence"] == point["to_match_best"]["evidence"] == "stand-in"
         assert point["break_even"]["value"] == pytest.approx(point["tar"]["value"] / point["speedup"]["value"])
     assert summary["target_kv_bytes"] == 2 * 8 * 4 * 8 * 4 * 1024
+
+
+def test_what_was_screened_by_a_stand_in_says_so(plan: RunFacts) -> None:
+    outcome = screened()
+    forecasts = tuple(
+        replace(each, tokens_per_round=replace(each.tokens_per_round, evidence=Evidence.STAND_IN))
+        for each in outcome.forecasts
+    )
+    extra = TrialRecord(40, BUILD, BUILD.shape.parameters, 0.1, replace(outcome, forecasts=forecasts))
+    summary = summarise(replace(plan, records=[*plan.records, extra]))
+    assert summary.screened_builds[0].best_speedup.evidence == "stand-in"
+    assert "Burst times are estimated, speed-ups stand-in;" in markdown(summary)
+
+
+def test_the_target_alone_is_as_well_known_as_its_latency(plan: RunFacts) -> None:
+    best = summarise(replace(plan, kind=RunKind.SERVED, records=[], front=[])).best
+    assert best.lookahead == 0
+    assert best.tokens_per_s.predicted_evidence == "extrapolated"
 
 
 def test_what_a_draft_needs_is_told_against_the_best_of_another_shape(plan: RunFacts) -> None:
