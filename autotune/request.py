@@ -7,6 +7,7 @@ from autotune.backends import check_kernel_tuning, with_usable_backends
 from autotune.cache import content_key
 from autotune.candidate import DraftShape, Precision
 from autotune.cast import Cast, find_cast
+from autotune.collective import check_collective
 from autotune.compile.base import load_backend
 from autotune.config import TuneConfig
 from autotune.devices import Device, find_device
@@ -130,11 +131,11 @@ def resolve(config: TuneConfig) -> Request:
     space = make_space(source, config.ranges, config.backend, precision, supported, named)
     if cast.kind is RunKind.PLAN:
         space = replace(space, named=(*space.named, space.deepest))
+    check_draft_vocabularies(space.draft_vocab.values, _eos_ids(cast.target))
     context = _context_tokens(config, cast)
     if space.max_lookahead + 2 > context:
         raise BadRequest(f"--lookahead {config.lookahead}: such bursts do not fit into the context of {context} tokens")
     if isinstance(cast.target, TextModel):
-        check_draft_vocabularies(space.draft_vocab.values, cast.target.eos_ids)
         _check_budgets(config, source, search_axes(space))
         workload = workload_key(
             cast.target, config.sampling, config.prompts, cast.recorded, context_tokens=context, seed=config.seed
@@ -182,6 +183,7 @@ def _check_latency_source(request: Request) -> None:
     if asked["--target-latency"] and max(config.batch) > 1:
         raise BadRequest("--batch: the table of --target-latency is of one sequence; leave one of the two out")
     shard(request.target.shape, config.target_tp)
+    check_collective(config.target_tp, config.collective_latency, request.device.kind)
 
 
 def _check_evidence(request: Request) -> None:
@@ -206,6 +208,11 @@ def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:
     if config.finish:
         parameters = source.decode_parameters
         training_steps(budget_tokens(config.finish, parameters), parameters, "--finish")
+
+
+def _eos_ids(target: Blueprint) -> tuple[int, ...]:
+    """The tokens that end a text; some single one where they are not known."""
+    return target.eos_ids if isinstance(target, TextModel) else (0,)
 
 
 def _fingerprint(model: Blueprint) -> str:

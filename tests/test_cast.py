@@ -136,6 +136,19 @@ def test_a_table_is_not_split(configure: Configure, tmp_path: Path) -> None:
         resolve(configure(target_tp=3))
 
 
+def test_the_latency_of_collectives_must_be_known(configure: Configure) -> None:
+    with pytest.raises(BadRequest, match=r"--target-tp 2: .* give its latency, e\.g\. --collective-latency 20us"):
+        resolve(configure(target_tp=2))
+    assert resolve(configure(target_tp=2, collective_latency="20us")).config.collective_latency == pytest.approx(2e-5)
+    with pytest.raises(BadRequest, match="of use only with --target-tp 2 or more"):
+        resolve(configure(collective_latency="20us"))
+
+
+def test_a_plan_too_needs_room_for_more_than_the_end_of_a_text(configure: Configure) -> None:
+    with pytest.raises(BadRequest, match="--draft-vocab 1: "):
+        resolve(configure(draft_vocab="1,100"))
+
+
 def test_context(configure: Configure) -> None:
     assert resolve(configure()).context_tokens == 64
     assert resolve(configure(context=48)).context_tokens == 48
