@@ -234,9 +234,11 @@ class _Extrapolation:
 
     def _build(self, shape: DraftShape, work: Path) -> str:
         folder = Path(tempfile.mkdtemp(dir=work))
+        capacity = max(max(self._contexts()) + self.request.max_lookahead + 1, 64)
+        if shape.style.learned_positions:  # as many as are measured: batches go beyond what one sequence may have
+            shape = replace(shape, style=replace(shape.style, learned_positions=capacity))
         save_weights(random_weights(shape, self.numerics, self.request.seed), folder / "weights")
-        capacity = max(self._contexts()) + self.request.max_lookahead + 1
-        settings = CompileSettings(self.request.precision, max(capacity, 64), self.request.device)
+        settings = CompileSettings(self.request.precision, capacity, self.request.device)
         asked = BuildRequest(str(folder / "weights"), self.request.backend, settings, str(folder / "program"))
         limits = replace(self.build_limits, time_s=max(self.build_limits.time_s, _FEWEST_BUILD_S))
         built = build_sandboxed(asked, limits, threads=1, lock=device_lock(self.request.device))
