@@ -30,6 +30,16 @@ _TITLES = {
     RunKind.PLAN: "Plan of a draft",
 }
 
+_SLICED_BATCHES = (
+    " The target's weights are not here: n positions of each of b sequences are taken to be verified in the time in which "
+    "its slices verify b · n positions of one."
+)
+_ASSUMED_BATCHES = {
+    RunKind.WHOLE: "",
+    RunKind.SERVED: _SLICED_BATCHES,
+    RunKind.PLAN: f"{_SLICED_BATCHES} Which k pays follows from a stand-in's tokens per round.",
+}
+
 _DEFINITIONS = """\
 * **Round**: one burst of k drafted tokens and one verification of k + 1 positions by the target.
 * **Tokens per round**, TAR(k): emitted tokens per round, the target's own token counted, so 1 … k + 1, pooled over all
@@ -337,6 +347,7 @@ def _batches(summary: RunSummary) -> Iterable[str]:
     yield (
         "The lookahead with the most tokens/s when several sequences are decoded at once, and the largest still "
         "faster than the target alone. Caches are those of all sequences at the run's context."
+        + _ASSUMED_BATCHES[summary.kind]
     )
     yield _table(
         ["batch", "best k", "largest k that pays", "tokens/s of all", "speed-up", "target's cache", "draft's cache"],
@@ -390,6 +401,9 @@ def _latency_rows(summary: RunSummary) -> list[list[str]]:
         if best and best.kv_bytes is not None:
             caches += f", the best draft's {_mebibytes(best.kv_bytes)}"
         rows.append(["context", caches])
+    if summary.threads is not None:
+        threads = f"{summary.threads} thread{'s' if summary.threads > 1 else ''}"
+        rows.append(["drafts were measured", f"behind {summary.measured_context_tokens} tokens, with {threads}"])
     return rows
 
 

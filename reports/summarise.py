@@ -91,6 +91,8 @@ def summarise(facts: RunFacts) -> RunSummary:
         kind=facts.kind,
         banner=tuple(facts.banner),
         context_tokens=facts.context_tokens,
+        threads=facts.measuring.threads if facts.measuring else None,
+        measured_context_tokens=facts.measuring.context_tokens if facts.measuring else None,
         target_kv_bytes=_kv_bytes(facts, facts.target_shape, facts.target_precision),
         published=tuple(facts.published),
         batches=tuple(

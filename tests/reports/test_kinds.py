@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.candidate import DraftShape
 from autotune.published import PUBLISHED
 from autotune.reports.figures import pareto_figure
 from autotune.reports.markdown import markdown
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, Verdict
-from autotune.results import Acceptance, Evidence, Measured, RunKind, TrialRecord
+from autotune.results import Acceptance, Evidence, Figure, Measured, MeasureSettings, RunKind, TrialRecord
 from autotune.score import score_lookahead
 from tests.support.figures import BUILD, constant_acceptance, latency, record, screened, target_latency
 
@@ -138,3 +139,19 @@ def test_a_whole_run_has_no_banner(make_facts: MakeFacts) -> None:
     summary = summarise(make_facts())
     assert (summary.kind, summary.banner, summary.published) == (RunKind.WHOLE, (), ())
     assert "> " not in markdown(summary).splitlines()[2]
+
+
+def test_the_report_says_how_drafts_were_measured(make_facts: MakeFacts) -> None:
+    """Beside a table of the user's, not as the target was."""
+    facts = replace(make_facts(), measuring=MeasureSettings(context_tokens=100, threads=2))
+    assert "| drafts were measured | behind 100 tokens, with 2 threads |" in markdown(summarise(facts))
+
+
+def test_batches_say_what_was_assumed(plan: RunFacts) -> None:
+    figure = Figure(2.0, Evidence.STAND_IN)
+    entries = [(BatchEntry(4, 2, 3, figure, figure), BatchMemory(4, 1 << 20, 1 << 20, 1))]
+    text = markdown(summarise(replace(plan, batches=entries)))
+    assert "are taken to be verified in the time" in text
+    assert "Which k pays follows from a stand-in" in text
+    whole = markdown(summarise(replace(plan, batches=entries, kind=RunKind.WHOLE)))
+    assert "are taken to be verified" not in whole
