@@ -12,12 +12,13 @@ from autotune.compile.base import load_backend
 from autotune.config import TuneConfig
 from autotune.devices import Device, find_device
 from autotune.errors import BadRequest, MissingEvidence
+from autotune.latency_file import read_target_latency
 from autotune.precisions import draft_precisions, target_precision
 from autotune.presets import presets
 from autotune.proxy.base import Axes
 from autotune.proxy.parts import budget_tokens, mean_parameters, training_steps
 from autotune.recording import workload_key
-from autotune.results import RunKind
+from autotune.results import RunKind, TargetLatency
 from autotune.search_space.space import SearchSpace, make_space
 from autotune.targets import Blueprint, Target, TextModel
 from autotune.tensor_parallel import shard
@@ -43,6 +44,8 @@ class Request:
     precision: tuple[Precision, ...]
     """Of drafts."""
     target_precision: Precision
+    table: TargetLatency | None = None
+    """The target's latency as the user gave it with `--target-latency`."""
 
     @property
     def kind(self) -> RunKind:
@@ -146,7 +149,9 @@ def resolve(config: TuneConfig) -> Request:
     _check_latency_source(request)
     if config.strict:
         _check_evidence(request)
-    return request
+    if config.target_latency is None:
+        return request
+    return replace(request, table=read_target_latency(config.target_latency, space.lookahead.values))
 
 
 def search_axes(space: SearchSpace) -> Axes:

@@ -15,7 +15,6 @@ from autotune.database.subjects import TargetSubject, latency_versions
 from autotune.devices import Device, device_lock
 from autotune.errors import AutotuneError
 from autotune.evaluate import WorkerLimits
-from autotune.latency_file import read_target_latency
 from autotune.measure import TargetRequest, measure_target_sandboxed
 from autotune.programs import compile_target
 from autotune.progress import Observer
@@ -84,8 +83,8 @@ def _find_latency(
     if program is not None:
         observer.phase("Measuring the target")
         return target_latency(request, program, limits.run, database)
-    if request.config.target_latency is not None:
-        return read_target_latency(request.config.target_latency, request.space.lookahead.values)
+    if request.table is not None:
+        return request.table
     observer.phase("Measuring slices of the target")
     return sliced_latency(request, limits, database, observer)
 

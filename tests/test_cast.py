@@ -120,7 +120,14 @@ def test_vocabularies_must_have_the_same_size(configure: Configure) -> None:
 def test_a_request_says_where_the_latency_comes_from(configure: Configure, tmp_path: Path) -> None:
     assert resolve(make_config({})).latency_source == "measured"
     assert resolve(configure()).latency_source == "slices"
-    assert resolve(configure(target_latency=tmp_path / "table.json")).latency_source == "table"
+    table = tmp_path / "table.json"
+    with pytest.raises(BadRequest, match=r"--target-latency .*table\.json: the file does not exist"):
+        resolve(configure(target_latency=table))
+    table.write_text('{"verify_s": {"1": 0.1, "4": 0.1}}')
+    request = resolve(configure(target_latency=table))
+    assert request.latency_source == "table"
+    assert request.table is not None
+    assert request.table.verify.seconds(4) == 0.1
 
 
 def test_the_latency_of_a_target_that_is_here_is_measured(tmp_path: Path) -> None:
