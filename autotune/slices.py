@@ -23,6 +23,7 @@ from autotune.database.known import TuningDatabase, fresh
 from autotune.database.subjects import SliceSubject, slice_versions
 from autotune.devices import device_lock, find_device
 from autotune.extrapolation import SliceGroup, Slicing, slices_of, whole_seconds
+from autotune.measure import fewest_threads
 from autotune.results import Evidence, LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
 from autotune.sampling import SamplingSettings
 from autotune.slice_job import GroupRequest, GroupSamples, measure_group_sandboxed, measure_loop_sandboxed
@@ -51,7 +52,6 @@ _SIDE_MAX_TIME_S = 15.0
 _FEWEST_RUN_S = 600.0
 _FEWEST_BUILD_S = 300.0
 _THREAD_ROUNDS, _THREAD_TIME_S = 2, 0.2
-_THREAD_GAIN = 0.9
 _SMALL = DraftShape(layers=1, heads=1, kv_heads=1, head_dim=32, hidden=64, ffn=64, vocab=256)
 """What the decoding loop is measured with; it costs the same whatever the models' sizes."""
 
@@ -258,11 +258,7 @@ class _Extrapolation:
                 measured = self._measure([program], count, settings, only_step=True)
                 seconds[count] += measured.samples_s[0][0][0]
         medians = {count: median(samples) for count, samples in seconds.items()}
-        chosen = min(medians)
-        for count in sorted(medians):
-            if medians[count] < _THREAD_GAIN * medians[chosen]:
-                chosen = count
-        return chosen
+        return fewest_threads(medians)
 
     def _measure(
         self, programs: list[str], threads: int, settings: MeasureSettings, *, only_step: bool = False
