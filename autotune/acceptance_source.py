@@ -79,10 +79,15 @@ class StandInAcceptance:
     """Weights of the family's drafts, trimmed heads included."""
     scored: ScoredOnTraces
     """On text of the family's target."""
+    fewest_tokens: int = 1
+    """Of a trimmed vocabulary: less would have room for no text."""
 
     def shape(self, shape: DraftShape) -> DraftShape:
         """The shape that stands in for this one."""
-        return relative_shape(shape, self.source, self.family)
+        stand_in = relative_shape(shape, self.source, self.family)
+        if stand_in.draft_vocab is None:
+            return stand_in
+        return replace(stand_in, draft_vocab=max(stand_in.draft_vocab, self.fewest_tokens))
 
     def acceptance(self, build: Build, weights: ModelWeights) -> Known[Acceptance] | Rejected:
         """The stand-in's acceptance, whatever the build's weights."""

@@ -5,13 +5,13 @@ taken to verify n positions of each of b sequences in the time in which its slic
 matrix products have as many rows, and attention reads as much for each row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.batching import BatchRequest, BatchTable, batch_memory, measure_batch, schedule, table_of_one
-from autotune.candidate import Build
+from autotune.candidate import Build, DraftShape
 from autotune.compile.base import CompileSettings
 from autotune.compile.build_job import BuildRequest, build_sandboxed
 from autotune.devices import device_lock
@@ -62,7 +62,13 @@ def make_schedule(bench: Workbench, draft: ScheduledDraft, work: Path, observer:
         else:
             tables.append(table)
     latency = bench.latency
-    entries = schedule(draft.acceptance, tables, latency.overhead_s, latency.plain_overhead_s)
+    entries = schedule(
+        draft.acceptance,
+        tables,
+        latency.overhead_s,
+        latency.plain_overhead_s,
+        lookaheads=request.space.lookahead.values,
+    )
     item_bytes = 4 if request.target_precision is Precision.FP32 else 2
     memory = tuple(
         batch_memory(
@@ -94,16 +100,18 @@ def _tables(bench: Workbench, draft: ScheduledDraft, batches: Sequence[int], wor
 
 def _measured(bench: Workbench, draft: ScheduledDraft, batch: int, work: Path) -> BatchTable | Rejected:
     """Both sides measured with programs for that batch."""
-    target = _program(bench, "target", bench.request.target_precision, batch, work)
-    own = _program(bench, "draft", draft.build.precision, batch, work)
-    return _with_both(target, own, lambda target, own: _measure(bench, target, own))
+    target = _program(bench, "target", bench.request.target.shape, bench.request.target_precision, batch, work)
+    if isinstance(target, Rejected):
+        return target
+    own = _draft_program(bench, draft, batch, work)
+    return own if isinstance(own, Rejected) else _measure(bench, target, own)
 
 
 def _assumed(
     bench: Workbench, draft: ScheduledDraft, batch: int, work: Path, latency: TargetLatency
 ) -> BatchTable | Rejected:
     """The draft measured with a program for that batch, the target taken from its slices."""
-    own = _program(bench, "draft", draft.build.precision, batch, work)
+    own = _draft_program(bench, draft, batch, work)
     table = own if isinstance(own, Rejected) else _measure(bench, own, own)
     if isinstance(table, Rejected):
         return table
@@ -114,14 +122,6 @@ def _assumed(
     return replace(table, verify=verify)
 
 
-def _with_both(
-    target: Built | Rejected, draft: Built | Rejected, measure: Callable[[Built, Built], BatchTable | Rejected]
-) -> BatchTable | Rejected:
-    if isinstance(target, Rejected):
-        return target
-    return draft if isinstance(draft, Rejected) else measure(target, draft)
-
-
 def _measure(bench: Workbench, target: Built, draft: Built) -> BatchTable | Rejected:
     measuring = bench.evaluator.measuring
     request = BatchRequest(target.program, draft.program, bench.request.space.max_lookahead, measuring)
@@ -129,10 +129,17 @@ def _measure(bench: Workbench, target: Built, draft: Built) -> BatchTable | Reje
     return measure_batch(request, limits, device_lock(bench.request.device.kind))
 
 
-def _program(bench: Workbench, name: str, precision: Precision, batch: int, work: Path) -> Built | Rejected:
+def _draft_program(bench: Workbench, draft: ScheduledDraft, batch: int, work: Path) -> Built | Rejected:
+    return _program(bench, "draft", draft.build.shape, draft.build.precision, batch, work)
+
+
+def _program(
+    bench: Workbench, name: str, shape: DraftShape, precision: Precision, batch: int, work: Path
+) -> Built | Rejected:
     """The program of the weights in `work/name` for that batch, with room for what is measured."""
     evaluator, device = bench.evaluator, bench.request.device.kind
     room = evaluator.measuring.context_tokens + bench.request.space.max_lookahead + 1
     settings = CompileSettings(precision, room, device, batch=batch)
     asked = BuildRequest(str(work / name), BACKEND, settings, str(work / f"{name}-{batch}"))
-    return build_sandboxed(asked, evaluator.limits.build, threads=evaluator.measuring.threads, lock=device_lock(device))
+    limits = evaluator.limits.build.for_weights(shape.weight_bytes(precision))
+    return build_sandboxed(asked, limits, threads=evaluator.measuring.threads, lock=device_lock(device))

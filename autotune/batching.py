@@ -7,7 +7,7 @@ A batch of b sequences drafts in lockstep (k calls of `[b, 1]` tokens) and is ve
 where the loop's own work is done for one sequence after the other.  Drafting is greedy when it is measured.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,21 @@ def table_of_one(burst: LatencyTable, target: TargetLatency) -> BatchTable:
 
 
 def schedule(
-    acceptance: Acceptance, tables: Sequence[BatchTable], overhead_s: float = 0.0, plain_overhead_s: float = 0.0
+    acceptance: Acceptance,
+    tables: Sequence[BatchTable],
+    overhead_s: float = 0.0,
+    plain_overhead_s: float = 0.0,
+    *,
+    lookaheads: Collection[int] | None = None,
 ) -> tuple[BatchEntry, ...]:
     """The best lookahead of every measured batch, smallest batch first (pure).
 
     overhead_s, plain_overhead_s: of one sequence's round, and of its step with the target alone (`TargetLatency`).
+    lookaheads: those to choose from, beside 0; all that were measured if None.
     """
     return tuple(
-        _entry(acceptance, table, overhead_s, plain_overhead_s) for table in sorted(tables, key=lambda each: each.batch)
+        _entry(acceptance, table, overhead_s, plain_overhead_s, lookaheads)
+        for table in sorted(tables, key=lambda each: each.batch)
     )
 
 
@@ -110,14 +117,20 @@ def batch_memory(
     return BatchMemory(batch, cache_bytes(target), cache_bytes(draft), logits)
 
 
-def _entry(acceptance: Acceptance, table: BatchTable, overhead_s: float, plain_overhead_s: float) -> BatchEntry:
+def _entry(
+    acceptance: Acceptance,
+    table: BatchTable,
+    overhead_s: float,
+    plain_overhead_s: float,
+    lookaheads: Collection[int] | None,
+) -> BatchEntry:
     batch = table.batch
     alone = batch / (table.verify.seconds(1) + batch * plain_overhead_s)
     rates = {
         k: batch / (table.burst.seconds(k) + table.verify.seconds(k + 1) + batch * overhead_s)
         for k in range(1, min(acceptance.max_lookahead, table.max_lookahead) + 1)
+        if lookaheads is None or k in lookaheads
     }
-
     speeds = {0: alone} | {k: rate * acceptance.tokens_per_round(k) for k, rate in rates.items()}
     best = max(speeds, key=lambda k: speeds[k])  # of equals the smallest
     largest = max(k for k in speeds if k == 0 or speeds[k] > alone)

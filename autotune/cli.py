@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from autotune.cli_db import app as db_app
+from autotune.cli_options import ApiKey, Artifact, Model, Prompts, Target
 from autotune.cli_paper import paper
 from autotune.cli_targets import app as targets_app
+from autotune.cli_traces import traces
 from autotune.errors import AutotuneError, BadRequest, Interrupted, MissingEvidence
 
 if TYPE_CHECKING:
@@ -35,17 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(db_app, name="db")
-app.command()(paper)
 app.add_typer(targets_app, name="targets")
-
-Target = Annotated[
-    str | None,
-    typer.Option(help="Target: 'demo', a name of `autotune targets`, a checkpoint's folder, or owner/name on the hub."),
-]
-Prompts = Annotated[str | None, typer.Option(help="Prompts file (.jsonl or text, one a line), or 'builtin'.")]
-Model = Annotated[str | None, typer.Option(help="The target's name at its server; default: the only one there.")]
-ApiKey = Annotated[str | None, typer.Option(help="The server's key; better: $AUTOTUNE_API_KEY or $OPENAI_API_KEY.")]
-Artifact = Annotated[Path, typer.Argument(help="Artifact folder.", show_default=False)]
 
 
 def main() -> None:
@@ -199,72 +191,7 @@ def run(
         raise typer.Exit(EXIT_NOTHING_FEASIBLE)
 
 
-@app.command()
-def traces(
-    out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
-    target: Target = None,
-    prompts: Prompts = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
-    top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the target.")] = 1,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(help="URL of an OpenAI-compatible server of the target, as in http://localhost:8000/v1."),
-    ] = None,
-    model: Model = None,
-    api_key: ApiKey = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests to the server at once.")] = 8,
-    runner: Annotated[
-        str | None,
-        typer.Option(
-            "--with",
-            help="What runs a local target: autotune's compiled program, or transformers (sharded over GPUs, or "
-            "offloaded, where it does not fit); default: autotune, if it fits into memory.",
-        ),
-    ] = None,
-    download: Annotated[
-        bool,
-        typer.Option(
-            "--download", help="Fetch the target from the hub if it is missing; of a served one, its tokenizer."
-        ),
-    ] = False,
-) -> None:
-    """Record the target's own continuations of a prompts file: of a local target, or of one that a server runs."""
-    from autotune.endpoint.client import find_endpoint
-    from autotune.sampling import SamplingSettings
-    from autotune.targets import fetch_models, resolve_target
-    from autotune.terminal import TerminalObserver
-    from autotune.trace_recording import TraceRequest, record_here, record_remote, served_model
-
-    if endpoint is None and (model or api_key):
-        raise BadRequest("--model and --api-key are those of an --endpoint")
-    if endpoint is not None and runner is not None:
-        raise BadRequest("--endpoint and --with exclude each other: a served target is run by its server")
-    request = TraceRequest(
-        prompts=prompts or "builtin",
-        settings=SamplingSettings(temperature, top_k, top_p),
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        out=out,
-        threads=threads,
-        concurrency=concurrency,
-        runner=runner,
-    )
-    with TerminalObserver() as observer:
-        if endpoint is not None:
-            served = find_endpoint(endpoint, model, api_key)
-            known = served_model(target or "demo", served, download, observer)
-            observer.phase(f"Recording traces of {served}")
-            recorded = record_remote(served, known, request, observer)
-        else:
-            if download:
-                fetch_models((target,), observer)
-            observer.phase("Recording traces")
-            recorded = record_here(resolve_target(target or "demo"), request, observer)
-    typer.echo(f"{out}: {len(recorded.items)} traces, {recorded.tokens} tokens, {recorded.looping_share:.0%} looping")
+app.command()(traces)
 
 
 @app.command()
@@ -366,6 +293,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     from autotune.doctor import describe, examine
 
     typer.echo(describe(examine(), as_json=as_json))
+
+
+app.command()(paper)
 
 
 def _prompt_text(prompt: str) -> str:

@@ -15,32 +15,35 @@ _WARM_UP, _SAMPLES = 50, 300
 _RESULT = "seconds"
 
 
-def tensor_parallel(
-    degree: int,
-    collective_s: float | None,
-    *,
-    device: str,
-    hidden: int,
-    positions: int,
-    count_gpus: Callable[[], int] | None = None,
-) -> TensorParallel:
-    """The split of a target over `degree` devices, with the seconds of an all-reduce of `[positions, hidden]`.
-
-    `collective_s`: as the user gave it; None: measured.  BadRequest if it is needed and there are too few GPUs here.
-    """
-    if degree == 1:
-        if collective_s is not None:
-            raise BadRequest("--collective-latency is of use only with --target-tp 2 or more")
-        return TensorParallel()
-    if collective_s is not None:
-        return TensorParallel(degree, collective_s)
+def check_collective(
+    degree: int, collective_s: float | None, device: str, count_gpus: Callable[[], int] | None = None
+) -> None:
+    """BadRequest if the latency of a collective is needed and there are too few GPUs to measure it, or if it is not."""
+    if degree == 1 and collective_s is not None:
+        raise BadRequest("--collective-latency is of use only with --target-tp 2 or more")
+    if degree == 1 or collective_s is not None:
+        return
     gpus = (count_gpus or _count_gpus)() if device == "cuda" else 0
     if gpus < degree:
         raise BadRequest(
             f"--target-tp {degree}: an all-reduce can be measured only with {degree} GPUs, and {gpus or 'none'} can be "
             "used here; give its latency, e.g. --collective-latency 20us"
         )
-    return TensorParallel(degree, measure_all_reduce(degree, positions, hidden))
+
+
+def tensor_parallel(
+    degree: int, collective_s: float | None, *, device: str, hidden: int, positions: int
+) -> TensorParallel:
+    """The split of a target over `degree` devices, with the seconds of an all-reduce of `[positions, hidden]`.
+
+    `collective_s`: as the user gave it; None: measured.  BadRequest as from `check_collective`.
+    """
+    check_collective(degree, collective_s, device)
+    if degree == 1:
+        return TensorParallel()
+    return TensorParallel(
+        degree, measure_all_reduce(degree, positions, hidden) if collective_s is None else collective_s
+    )
 
 
 def measure_all_reduce(degree: int, positions: int, hidden: int) -> float:

@@ -29,7 +29,7 @@ class Conclusion:
     ready: tuple[TrialRecord, Score] | None = None
     """The finished draft of a served run, with its prediction made anew."""
     schedule: Schedule | None = None
-    """(smallest batch, largest batch, k) by batch size; None: only single sequences were decoded or measured."""
+    """What speculation comes to by batch size; None: only single sequences were asked for, or could be measured."""
     manifest: Manifest | None = None
     """Of the artifact; None if nothing shipped."""
     failure: AutotuneError | None = None
@@ -70,8 +70,8 @@ def _decode_and_ship(
     validation = conclusion.validation = validate(bench, finalists, folder.work, watcher)
     winner = validation.winner
     if winner:
-        conclusion.schedule = _schedule(bench, partial(_finished, bench, winner[0]), folder, watcher)
-    if winner and config.tune_kernels:
+        _schedule(conclusion, bench, partial(_finished, bench, winner[0]), folder, watcher)
+    if winner and config.tune_kernels and not conclusion.interrupted:
         try:
             finalist, conclusion.tuning = tune_winner(bench, *winner, folder.work / "tuned", watcher)
             winner = finalist, winner[1]
@@ -96,7 +96,7 @@ def _finish_and_ship(
     finalists = make_finalists(bench, bench.evaluator, records, drafts, folder.work, watcher)
     best = max(finalists, key=lambda each: each.score.tokens_per_s.value)
     conclusion.ready = best.record, best.score
-    conclusion.schedule = _schedule(bench, partial(_finished, bench, best), folder, watcher)
+    _schedule(conclusion, bench, partial(_finished, bench, best), folder, watcher)
     watcher.phase("Writing the artifact")
     pays = best.score.speedup.value > 1.0
     finalist, schedule = (best, conclusion.schedule) if pays else (None, None)
@@ -113,7 +113,7 @@ def _plan_and_ship(
 ) -> None:
     """The plan of the fastest candidate, even where it would not pay: its TAR is unknown, and the plan says so."""
     record, score = max(found.front, key=lambda point: point[1].tokens_per_s.value)
-    conclusion.schedule = _schedule(bench, partial(_planned, bench, record), folder, watcher)
+    _schedule(conclusion, bench, partial(_planned, bench, record), folder, watcher)
     watcher.phase("Writing the plan")
     conclusion.manifest = ship_plan(bench, (record, score), folder.artifact, versions, conclusion.schedule)
 
@@ -135,9 +135,18 @@ def _planned(bench: Workbench, record: TrialRecord) -> ScheduledDraft:
 
 
 def _schedule(
-    bench: Workbench, draft: Callable[[], ScheduledDraft], folder: RunFolder, watcher: Observer
-) -> Schedule | None:
-    """The draft's schedule, if more than one sequence at once was asked for."""
+    conclusion: Conclusion,
+    bench: Workbench,
+    draft: Callable[[], ScheduledDraft],
+    folder: RunFolder,
+    watcher: Observer,
+) -> None:
+    """Make the draft's schedule, if more than one sequence at once was asked for; the draft ships without one too."""
     if max(bench.request.config.batch) == 1:
-        return None
-    return make_schedule(bench, draft(), folder.work / "batches", watcher)
+        return
+    try:
+        conclusion.schedule = make_schedule(bench, draft(), folder.work / "batches", watcher)
+    except KeyboardInterrupt:
+        conclusion.interrupted = True
+    except AutotuneError as error:
+        watcher.note(f"no lookahead is scheduled by batch size: {error}")

@@ -28,6 +28,8 @@ from autotune.sampling import SamplingSettings
 
 SLOW_STEP_S = 0.03
 """Where one step takes longer, not every length is timed (see `autotune.extrapolation.lengths_to_time`)."""
+THREAD_GAIN = 0.9
+"""More threads are taken only if they cut a step's time below this share."""
 MAX_SAMPLES = 400
 """More would tell no more; for the shortest bursts, reading foreign memory between samples takes most of the time."""
 BURST_MARGIN = 1.05
@@ -62,6 +64,15 @@ class TargetRequest:
     settings: MeasureSettings
     sampling: SamplingSettings
     seed: int = 0
+
+
+def fewest_threads(step_s: Mapping[int, float]) -> int:
+    """Of numbers of threads and a step's seconds with each, the fastest; more are taken only if they pay clearly."""
+    chosen = min(step_s)
+    for count in sorted(step_s):
+        if step_s[count] < THREAD_GAIN * step_s[chosen]:
+            chosen = count
+    return chosen
 
 
 def sample_seconds(

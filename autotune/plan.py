@@ -1,6 +1,7 @@
 """A plan in words: which draft to make, on what evidence, and the commands that make it where the models are."""
 
 import shlex
+from pathlib import Path
 
 from autotune.candidate import Build
 from autotune.request import Request
@@ -16,6 +17,11 @@ def plan_text(request: Request, build: Build, score: Score) -> str:
     """The text of `PLAN.md`."""
     target, source = request.target.id, request.source.id
     fetch, record, finish, validate = plan_commands(request, build, score)
+    instead = ", instead of `--batch`" if max(request.config.batch) > 1 else ""
+    if _is_folder(source):
+        get_source = f"Put the weights and the tokenizer of {source} into that folder, beside its `config.json`."
+    else:
+        get_source = f"Its licence may have to be accepted first.\n\n```\n{fetch}\n```"
     even = "" if score.break_even is None else f"It pays from {_figure(score.break_even)} tokens per round on. "
     return f"""# Plan: a draft for {target}
 
@@ -32,11 +38,7 @@ cut from {source}, and draft k = {score.lookahead} tokens a round.
 
 ## 1. Fetch the source
 
-Its licence may have to be accepted first.
-
-```
-{fetch}
-```
+{get_source}
 
 ## 2. Record the target's text
 
@@ -52,8 +54,8 @@ Where {target} is served by an engine with an OpenAI-compatible interface; put i
 {finish}
 ```
 
-Add `--target-latency FILE` with the target's own latencies, measured where it is served, and nothing in this run is
-extrapolated. Without the ranges, the same command searches all shapes again, now with the target's own text.
+Add `--target-latency FILE` with the target's own latencies, measured where it is served{instead}, and nothing in this
+run is extrapolated. Without the ranges, the same command searches all shapes again, now with the target's own text.
 
 ## 4. Validate
 
@@ -66,19 +68,23 @@ Where the target's weights are:
 
 
 def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, str, str, str]:
-    """The commands that fetch the source, record the target's text, make the draft, and validate it."""
+    """The commands that fetch the source, record the target's text, make the draft, and validate it.
+
+    The first is empty where the source is a folder.
+    """
     config, shape = request.config, build.shape
     sampling = _sampling_words(config.sampling)
     preset = preset_of(request.source.id)
     repository = preset.repository if preset else request.source.id
-    fetch = ["hf", "download", repository, "--local-dir", _SOURCE_FOLDER]
+    source = repository if _is_folder(repository) else _SOURCE_FOLDER
+    fetch = [] if _is_folder(repository) else ["hf", "download", repository, "--local-dir", source]
     # A preset's tokenizer can be fetched alone; otherwise the source's is the same.
-    named = [config.target, "--download"] if preset_of(config.target) else [_SOURCE_FOLDER]
+    named = [config.target, "--download"] if preset_of(config.target) else [source]
     record = ["autotune", "traces", "--target", *named, "--endpoint", "http://HOST:PORT/v1", "--out", _TRACES]
     record += ["--prompts", config.prompts, "--max-new-tokens", str(config.max_new_tokens), *sampling]
     words = {
         "target": config.target,
-        "source": _SOURCE_FOLDER,
+        "source": source,
         "traces": _TRACES,
         "layers": shape.layers,
         "heads": shape.heads,
@@ -92,6 +98,8 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
         "backend": build.backend,
         "device": config.device,
         "context": config.context,
+        "batch": ",".join(map(str, config.batch)) if max(config.batch) > 1 else None,
+        "threads": config.threads,
         "target-latency": config.target_latency,
         "target-tp": config.target_tp if config.target_tp > 1 else None,
         "collective-latency": None if config.collective_latency is None else f"{config.collective_latency:g}",
@@ -103,6 +111,11 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
         finish += [] if value is None else [f"--{name}", str(value)]
     validate = ["autotune", "bench", "draft/artifact", "--target", "FOLDER"]
     return shlex.join(fetch), shlex.join(record), shlex.join([*finish, *sampling]), shlex.join(validate)
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a model's name is that of a folder, not of a repository."""
+    return Path(name).expanduser().is_dir()
 
 
 def _sampling_words(sampling: SamplingSettings) -> list[str]:

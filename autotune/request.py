@@ -7,16 +7,18 @@ from autotune.backends import check_kernel_tuning, with_usable_backends
 from autotune.cache import content_key
 from autotune.candidate import DraftShape, Precision
 from autotune.cast import Cast, find_cast
+from autotune.collective import check_collective
 from autotune.compile.base import load_backend
 from autotune.config import TuneConfig
 from autotune.devices import Device, find_device
 from autotune.errors import BadRequest, MissingEvidence
+from autotune.latency_file import read_target_latency
 from autotune.precisions import draft_precisions, target_precision
 from autotune.presets import presets
 from autotune.proxy.base import Axes
 from autotune.proxy.parts import budget_tokens, mean_parameters, training_steps
 from autotune.recording import workload_key
-from autotune.results import RunKind
+from autotune.results import RunKind, TargetLatency
 from autotune.search_space.space import SearchSpace, make_space
 from autotune.targets import Blueprint, Target, TextModel
 from autotune.tensor_parallel import shard
@@ -42,6 +44,8 @@ class Request:
     precision: tuple[Precision, ...]
     """Of drafts."""
     target_precision: Precision
+    table: TargetLatency | None = None
+    """The target's latency as the user gave it with `--target-latency`."""
 
     @property
     def kind(self) -> RunKind:
@@ -130,11 +134,11 @@ def resolve(config: TuneConfig) -> Request:
     space = make_space(source, config.ranges, config.backend, precision, supported, named)
     if cast.kind is RunKind.PLAN:
         space = replace(space, named=(*space.named, space.deepest))
+    check_draft_vocabularies(space.draft_vocab.values, _eos_ids(cast.target))
     context = _context_tokens(config, cast)
     if space.max_lookahead + 2 > context:
         raise BadRequest(f"--lookahead {config.lookahead}: such bursts do not fit into the context of {context} tokens")
     if isinstance(cast.target, TextModel):
-        check_draft_vocabularies(space.draft_vocab.values, cast.target.eos_ids)
         _check_budgets(config, source, search_axes(space))
         workload = workload_key(
             cast.target, config.sampling, config.prompts, cast.recorded, context_tokens=context, seed=config.seed
@@ -145,7 +149,9 @@ def resolve(config: TuneConfig) -> Request:
     _check_latency_source(request)
     if config.strict:
         _check_evidence(request)
-    return request
+    if config.target_latency is None:
+        return request
+    return replace(request, table=read_target_latency(config.target_latency, space.lookahead.values))
 
 
 def search_axes(space: SearchSpace) -> Axes:
@@ -182,6 +188,7 @@ def _check_latency_source(request: Request) -> None:
     if asked["--target-latency"] and max(config.batch) > 1:
         raise BadRequest("--batch: the table of --target-latency is of one sequence; leave one of the two out")
     shard(request.target.shape, config.target_tp)
+    check_collective(config.target_tp, config.collective_latency, request.device.kind)
 
 
 def _check_evidence(request: Request) -> None:
@@ -206,6 +213,11 @@ def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:
     if config.finish:
         parameters = source.decode_parameters
         training_steps(budget_tokens(config.finish, parameters), parameters, "--finish")
+
+
+def _eos_ids(target: Blueprint) -> tuple[int, ...]:
+    """The tokens that end a text; some single one where they are not known."""
+    return target.eos_ids if isinstance(target, TextModel) else (0,)
 
 
 def _fingerprint(model: Blueprint) -> str:

@@ -109,6 +109,7 @@ def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s
         target_shape=request.target.shape,
         context_tokens=request.context_tokens,
         latency_source=bench.latency.source or "measured on this device with the target's own program",
+        measuring=bench.evaluator.measuring,
         stand_in=_stand_in_shapes(bench, found),
         batches=list(zip(conclusion.schedule.entries, conclusion.schedule.memory, strict=True))
         if conclusion.schedule

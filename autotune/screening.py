@@ -29,6 +29,7 @@ from autotune.results import (
     TargetLatency,
     TrialRecord,
 )
+from autotune.score import weakest
 from autotune.search_space.constraints import Constraints, violated
 
 LEAST_SPEEDUP = 1.01
@@ -91,7 +92,7 @@ class Screener:
             lookahead=lookahead,
             tokens_per_round=Figure(acceptance.tokens_per_round(lookahead), acceptance.evidence),
             burst_s=Figure(burst_s, Evidence.ESTIMATED, shortest_burst_s, burst_s),
-            round_s=Figure(round_s, Evidence.ESTIMATED, shortest_s, round_s),
+            round_s=Figure(round_s, weakest(Evidence.ESTIMATED, self._target.verify.evidence), shortest_s, round_s),
             rival=None if over_a_limit else self._rival(shortest_s),
         )
 

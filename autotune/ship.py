@@ -158,8 +158,8 @@ def _manifest(
             precision=request.target_precision,
         ),
         lookahead=lookahead,
-        # A batch that was not measured has no entry rather than a guess.
-        lookahead_schedule=lookahead_schedule(schedule.entries) if schedule else ((1, 1, lookahead),),
+        # Of one sequence, what was decided; a batch that was not measured has no entry rather than a guess.
+        lookahead_schedule=((1, 1, lookahead), *(lookahead_schedule(schedule.entries)[1:] if schedule else ())),
         draft=draft,
         figures=figures,
         device=request.device.fingerprint,

@@ -23,6 +23,7 @@ from autotune.database.known import TuningDatabase, fresh
 from autotune.database.subjects import SliceSubject, slice_versions
 from autotune.devices import device_lock, find_device
 from autotune.extrapolation import SliceGroup, Slicing, slices_of, whole_seconds
+from autotune.measure import fewest_threads
 from autotune.results import Evidence, LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
 from autotune.sampling import SamplingSettings
 from autotune.slice_job import GroupRequest, GroupSamples, measure_group_sandboxed, measure_loop_sandboxed
@@ -51,7 +52,6 @@ _SIDE_MAX_TIME_S = 15.0
 _FEWEST_RUN_S = 600.0
 _FEWEST_BUILD_S = 300.0
 _THREAD_ROUNDS, _THREAD_TIME_S = 2, 0.2
-_THREAD_GAIN = 0.9
 _SMALL = DraftShape(layers=1, heads=1, kv_heads=1, head_dim=32, hidden=64, ffn=64, vocab=256)
 """What the decoding loop is measured with; it costs the same whatever the models' sizes."""
 
@@ -234,9 +234,11 @@ class _Extrapolation:
 
     def _build(self, shape: DraftShape, work: Path) -> str:
         folder = Path(tempfile.mkdtemp(dir=work))
+        capacity = max(max(self._contexts()) + self.request.max_lookahead + 1, 64)
+        if shape.style.learned_positions:  # as many as are measured: batches go beyond what one sequence may have
+            shape = replace(shape, style=replace(shape.style, learned_positions=capacity))
         save_weights(random_weights(shape, self.numerics, self.request.seed), folder / "weights")
-        capacity = max(self._contexts()) + self.request.max_lookahead + 1
-        settings = CompileSettings(self.request.precision, max(capacity, 64), self.request.device)
+        settings = CompileSettings(self.request.precision, capacity, self.request.device)
         asked = BuildRequest(str(folder / "weights"), self.request.backend, settings, str(folder / "program"))
         limits = replace(self.build_limits, time_s=max(self.build_limits.time_s, _FEWEST_BUILD_S))
         built = build_sandboxed(asked, limits, threads=1, lock=device_lock(self.request.device))
@@ -256,11 +258,7 @@ class _Extrapolation:
                 measured = self._measure([program], count, settings, only_step=True)
                 seconds[count] += measured.samples_s[0][0][0]
         medians = {count: median(samples) for count, samples in seconds.items()}
-        chosen = min(medians)
-        for count in sorted(medians):
-            if medians[count] < _THREAD_GAIN * medians[chosen]:
-                chosen = count
-        return chosen
+        return fewest_threads(medians)
 
     def _measure(
         self, programs: list[str], threads: int, settings: MeasureSettings, *, only_step: bool = False

@@ -25,13 +25,20 @@ _TAKEN_OVER = (
 """What the stand-in's run has in common with the run it stands in for."""
 
 
-def prepare_stand_in(request: Request, database: TuningDatabase | None, observer: Observer) -> StandInAcceptance:
+def stand_in_family(config: TuneConfig) -> Request:
+    """The run of the demo that a plan takes its drafts and text from; BadRequest where there can be none."""
+    return resolve(TuneConfig(target=DEMO, finish=0, **{name: getattr(config, name) for name in _TAKEN_OVER}))
+
+
+def prepare_stand_in(
+    request: Request, family: Request, database: TuningDatabase | None, observer: Observer
+) -> StandInAcceptance:
     """The demo's drafts and text, trained and recorded as a run of the demo does; both are kept in the cache."""
-    family = resolve(TuneConfig(target=DEMO, finish=0, **{name: getattr(request.config, name) for name in _TAKEN_OVER}))
     target = family.whole_target
     program = compile_target(target, family.config.backend[0], family.context_tokens, precision=Precision.FP32)
     text = prepare_text(family, program, family.training_threads, observer, "the stand-in's")
     scored = ScoredOnTraces(
         text.traces.estimate, family.space.max_lookahead, threads=family.training_threads, database=database
     )
-    return StandInAcceptance(request.source.shape, target.shape, text.estimator, scored)
+    fewest_tokens = len(set(target.eos_ids)) + 1  # those that end a text are always kept
+    return StandInAcceptance(request.source.shape, target.shape, text.estimator, scored, fewest_tokens)

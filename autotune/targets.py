@@ -76,8 +76,8 @@ def resolve_target(name: str, *, download: bool = False, observer: Observer | No
     if Path(name).expanduser().is_dir():
         raise BadRequest(f"{name} has no weights: give a folder that has them")
     raise BadRequest(
-        f"the weights of {name} are not here (looked for {repository} in {hub.cache_folder()}): --download fetches "
-        "them, or give the folder of a checkpoint"
+        f"the weights of {name} are not here (looked for {repository} in {hub.cache_folder()}): fetch them with "
+        f"`hf download {repository}`, or give the folder of a checkpoint"
     )
 
 

@@ -15,7 +15,7 @@ from autotune.request import Request
 from autotune.results import RunKind, TargetLatency
 from autotune.search_space.constraints import Constraints
 from autotune.slices import MEMORY_PER_WEIGHT
-from autotune.stand_in import prepare_stand_in
+from autotune.stand_in import prepare_stand_in, stand_in_family
 from autotune.store import RunFolder
 from autotune.target_side import TargetSide, draft_measuring, prepare_target
 from autotune.text import Text, prepare_text
@@ -60,13 +60,14 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
     """The workbench of a request; a resumed run goes on with the target's latencies it began with."""
     limits = worker_limits(request.config)
     database = TuningDatabase() if request.config.database else None
+    family = stand_in_family(request.config) if request.kind is RunKind.PLAN else None  # refused before it takes time
     side = prepare_target(request, folder, limits, database, observer)
     measuring = draft_measuring(request, side.latency)
     text, stand_in = None, None
     drafts: DraftWeights
     acceptances: AcceptanceSource
-    if request.kind is RunKind.PLAN:
-        acceptances = stand_in = prepare_stand_in(request, database, observer)
+    if family is not None:
+        acceptances = stand_in = prepare_stand_in(request, family, database, observer)
         drafts = RandomDrafts(request.source.numerics)
     else:
         text = prepare_text(request, side.program, measuring.threads, observer)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
 from autotune.candidate import Drafting
+from autotune.reports.cells import count, error, figure, inline, mebibytes, milliseconds, number, speed, table, times
+from autotune.reports.run_table import run_table
 from autotune.reports.summary import (
     DraftSummary,
     FailureSummary,
@@ -21,13 +23,20 @@ from autotune.results import RunKind
 
 _FRONT_ROWS = 25
 _SCREENED_ROWS = 25
-_UNKNOWN = "–"
-_FAST = 20.0
-"""Tokens/s from which whole numbers are exact enough."""
 _TITLES = {
     RunKind.WHOLE: "Draft search",
     RunKind.SERVED: "Draft search, not validated,",
     RunKind.PLAN: "Plan of a draft",
+}
+
+_SLICED_BATCHES = (
+    " The target's weights are not here: n positions of each of b sequences are taken to be verified in the time in which "
+    "its slices verify b · n positions of one."
+)
+_ASSUMED_BATCHES = {
+    RunKind.WHOLE: "",
+    RunKind.SERVED: _SLICED_BATCHES,
+    RunKind.PLAN: f"{_SLICED_BATCHES} Which k pays follows from a stand-in's tokens per round.",
 }
 
 _DEFINITIONS = """\
@@ -48,9 +57,9 @@ _DEFINITIONS = """\
 def markdown(summary: RunSummary) -> str:
     """The text of `report.md`; `pareto.png` is expected beside it."""
     parts = [
-        f"# {_TITLES[summary.kind]} for {_inline(summary.target)}",
+        f"# {_TITLES[summary.kind]} for {inline(summary.target)}",
         *_banner(summary),
-        f"**{_inline(summary.sentence)}**",
+        f"**{inline(summary.sentence)}**",
         *_warnings(summary),
         "![Round time against tokens per round of every candidate](pareto.png)",
         *_decoded(summary),
@@ -62,7 +71,7 @@ def markdown(summary: RunSummary) -> str:
         *_failures(summary.failures),
         *_batches(summary),
         "## The run",
-        _run_table(summary),
+        run_table(summary),
         "## Definitions",
         _DEFINITIONS + _trimmed_definition(summary),
         "## Reproduce",
@@ -74,7 +83,7 @@ def markdown(summary: RunSummary) -> str:
 def _banner(summary: RunSummary) -> Iterable[str]:
     """What must be read first, set apart."""
     if summary.banner:
-        first, *rest = map(_inline, summary.banner)
+        first, *rest = map(inline, summary.banner)
         yield "\n>\n".join([f"> **{first}**", *(f"> {line}" for line in rest)])
 
 
@@ -131,22 +140,22 @@ def _decoded(summary: RunSummary) -> Iterable[str]:
             _chosen(draft, summary),
             str(draft.lookahead),
             _program(draft),
-            _count(draft.parameters),
-            _number(draft.tar.estimated, draft.tar.estimated_interval, 2),
-            _number(draft.tar.measured, draft.tar.measured_interval, 2),
-            _error(draft.tar.estimated, draft.tar.measured),
-            _number(draft.tokens_per_s.predicted, None, 0),
-            _number(draft.tokens_per_s.measured, draft.tokens_per_s.measured_interval, 0),
-            _error(draft.tokens_per_s.predicted, draft.tokens_per_s.measured),
-            _times(draft.speedup.measured, draft.speedup.measured_interval),
+            count(draft.parameters),
+            number(draft.tar.estimated, draft.tar.estimated_interval, 2),
+            number(draft.tar.measured, draft.tar.measured_interval, 2),
+            error(draft.tar.estimated, draft.tar.measured),
+            number(draft.tokens_per_s.predicted, None, 0),
+            number(draft.tokens_per_s.measured, draft.tokens_per_s.measured_interval, 0),
+            error(draft.tokens_per_s.predicted, draft.tokens_per_s.measured),
+            times(draft.speedup.measured, draft.speedup.measured_interval),
         ]
         for draft in summary.validated
     ]
     base = summary.baseline
     rows.append(
-        ["the target alone", "0", "", "", "", "1", "", "", _number(base.tokens_per_s, base.interval, 0), "", "1.00×"]
+        ["the target alone", "0", "", "", "", "1", "", "", number(base.tokens_per_s, base.interval, 0), "", "1.00×"]
     )
-    yield _table(
+    yield table(
         [
             "draft",
             "k",
@@ -169,12 +178,12 @@ def _round_times(summary: RunSummary) -> Iterable[str]:
         [
             draft.name,
             str(draft.lookahead),
-            str(times.rounds),
-            f"{1e3 * times.round_s:.3f}",
-            *(f"{part_s / times.round_s:.1%}" for part_s in (times.burst_s, times.verify_s, times.overhead_s)),
+            str(spent.rounds),
+            f"{1e3 * spent.round_s:.3f}",
+            *(f"{part_s / spent.round_s:.1%}" for part_s in (spent.burst_s, spent.verify_s, spent.overhead_s)),
         ]
         for draft in summary.validated
-        if (times := draft.round) is not None
+        if (spent := draft.round) is not None
     ]
     if rows:
         yield "## Where a round's time goes"
@@ -182,7 +191,7 @@ def _round_times(summary: RunSummary) -> Iterable[str]:
             f"Measured means. A plain step of the target alone takes {1e3 * summary.baseline.step_s:.3f} ms. The "
             f"predictions assumed {1e3 * summary.overhead_s:.3f} ms of overhead a round."
         )
-        yield _table(["draft", "k", "rounds", "round (ms)", "draft burst", "verification", "overhead"], rows)
+        yield table(["draft", "k", "rounds", "round (ms)", "draft burst", "verification", "overhead"], rows)
 
 
 def _tuning(tuning: TuningSummary | None) -> Iterable[str]:
@@ -192,16 +201,16 @@ def _tuning(tuning: TuningSummary | None) -> Iterable[str]:
     ratio = ""
     if tuning.speedup is not None:
         ratio = (
-            f" A burst of the untuned program takes {_times(tuning.speedup.value, tuning.speedup.interval)} as long "
+            f" A burst of the untuned program takes {times(tuning.speedup.value, tuning.speedup.interval)} as long "
             f"as one of the tuned program ({tuning.speedup.evidence} in pairs); all other figures here are the untuned "
             "program's."
         )
     yield (
-        f"{'Kept' if tuning.kept else 'Not kept'}: {_inline(tuning.detail)}; {tuning.tried} schedules tried in "
+        f"{'Kept' if tuning.kept else 'Not kept'}: {inline(tuning.detail)}; {tuning.tried} schedules tried in "
         f"{tuning.seconds:.0f} s.{ratio}"
     )
     if tuning.schedules:
-        yield _table(["matrix", "schedule found"], [list(item) for item in tuning.schedules.items()])
+        yield table(["matrix", "schedule found"], [list(item) for item in tuning.schedules.items()])
 
 
 def _front(front: Sequence[FrontSummary]) -> Iterable[str]:
@@ -224,7 +233,7 @@ def _front(front: Sequence[FrontSummary]) -> Iterable[str]:
             "stand-in were true. Compare both with what is assumed; drafts with the same stand-in cannot be told apart "
             "by what is assumed of them."
         )
-    yield _table(
+    yield table(
         [
             "draft",
             "k",
@@ -243,14 +252,14 @@ def _front(front: Sequence[FrontSummary]) -> Iterable[str]:
                 point.name,
                 str(point.lookahead),
                 _program(point),
-                _count(point.parameters),
-                _number(point.tar.value, point.tar.interval, 2),
+                count(point.parameters),
+                number(point.tar.value, point.tar.interval, 2),
                 *([point.stand_in or ""] if stand_ins else []),
-                _of(point.break_even, 2),
-                *([_of(point.to_match_best, 2)] if stand_ins else []),
-                _milliseconds(point.round_s),
-                _speed(point.tokens_per_s.value),
-                _times(point.speedup.value, point.speedup.interval if stand_ins else None),
+                figure(point.break_even, 2),
+                *([figure(point.to_match_best, 2)] if stand_ins else []),
+                milliseconds(point.round_s),
+                speed(point.tokens_per_s.value),
+                times(point.speedup.value, point.speedup.interval if stand_ins else None),
                 str(point.trial),
             ]
             for point in shown
@@ -262,7 +271,7 @@ def _published(published: Sequence[PublishedTar]) -> Iterable[str]:
     if published:
         yield "## Published elsewhere"
         yield "Figures of others, on other machines and text. They are shown to compare with; no figure here uses them."
-        yield _table(
+        yield table(
             ["target", "draft", "shape", "TAR", "from"],
             [[each.target, each.draft, each.shape, f"{each.tokens_per_round:.2f}", each.origin] for each in published],
         )
@@ -278,10 +287,11 @@ def _screened(screened: Sequence[ScreenedSummary]) -> Iterable[str]:
     yield (
         "Builds that were not compiled: their tokens per round were estimated as everyone's, and their burst times "
         "predicted from those measured before. Even with every burst faster by the margin, none would have been the "
-        "fastest, and none would have added more than `gain` to the area that the front dominates. Every figure "
-        f"is {shown[0].best_speedup.evidence}; a row shows the fastest lookahead, `summary.json` has all.{rest}"
+        "fastest, and none would have added more than `gain` to the area that the front dominates. Burst times "
+        f"are {shown[0].forecasts[0].burst_s.evidence}, speed-ups {shown[0].best_speedup.evidence}; a row shows the "
+        f"fastest lookahead, `summary.json` has all.{rest}"
     )
-    yield _table(
+    yield table(
         [
             "trial",
             "draft",
@@ -305,10 +315,10 @@ def _screened_row(each: ScreenedSummary) -> list[str]:
         each.name,
         f"{each.backend} {each.precision}",
         str(each.best_lookahead),
-        _number(best.tar.value, best.tar.interval, 2),
-        _number(None if best.burst_s.value is None else 1e3 * best.burst_s.value, None, 3),
+        number(best.tar.value, best.tar.interval, 2),
+        number(None if best.burst_s.value is None else 1e3 * best.burst_s.value, None, 3),
         f"{each.margin:.1%}",
-        _times(_optimistic(each), None),
+        times(_optimistic(each), None),
         f"{each.gain:.2%}",
         "over a limit" if best.rival_trial is None else f"{best.rival_trial}, k = {best.rival_lookahead}",
     ]
@@ -323,7 +333,7 @@ def _failures(failures: Sequence[FailureSummary]) -> Iterable[str]:
     if failures:
         yield "## Builds without a score"
         yield "A build that fails is a result too; what its worker wrote is in `trials.jsonl`."
-        yield _table(
+        yield table(
             ["trial", "build", "reason", "detail"],
             [[str(each.trial), each.name, each.reason, each.detail] for each in failures],
         )
@@ -336,75 +346,28 @@ def _batches(summary: RunSummary) -> Iterable[str]:
     yield (
         "The lookahead with the most tokens/s when several sequences are decoded at once, and the largest still "
         "faster than the target alone. Caches are those of all sequences at the run's context."
+        + _ASSUMED_BATCHES[summary.kind]
     )
-    yield _table(
+    yield table(
         ["batch", "best k", "largest k that pays", "tokens/s of all", "speed-up", "target's cache", "draft's cache"],
         [
             [
                 str(each.batch),
                 str(each.lookahead),
                 str(each.largest_lookahead),
-                f"{_speed(each.tokens_per_s.value, each.tokens_per_s.interval)} ({each.tokens_per_s.evidence})",
-                _times(each.speedup.value, each.speedup.interval),
-                _mebibytes(each.target_kv_bytes),
-                _mebibytes(each.draft_kv_bytes),
+                f"{speed(each.tokens_per_s.value, each.tokens_per_s.interval)} ({each.tokens_per_s.evidence})",
+                times(each.speedup.value, each.speedup.interval),
+                mebibytes(each.target_kv_bytes),
+                mebibytes(each.draft_kv_bytes),
             ]
             for each in summary.batches
         ],
     )
 
 
-def _run_table(summary: RunSummary) -> str:
-    rows = [
-        ["target", f"{summary.target} ({summary.target_precision})"],
-        ["drafts pruned from", summary.source],
-        ["device", summary.device],
-        [
-            "target alone",
-            f"{_speed(summary.baseline.tokens_per_s, summary.baseline.interval)} tokens/s"
-            f" ({summary.baseline.evidence})",
-        ],
-        *_latency_rows(summary),
-        ["shapes evaluated", str(summary.shapes_evaluated)],
-        ["trials", str(summary.trials)],
-        ["builds screened out, not compiled", str(summary.screened)],
-        ["builds that failed", str(summary.failed)],
-        ["builds ruled out by limits", str(summary.ruled_out)],
-        ["builds whose latencies were known", _known(summary)],
-        ["wall time", f"{summary.wall_s:.0f} s"],
-    ]
-    return _table(["", ""], rows)
-
-
-def _latency_rows(summary: RunSummary) -> list[list[str]]:
-    """Where the target's latency comes from, and what the caches take."""
-    rows = []
-    if summary.baseline.source:
-        rows.append(["the target's latency", summary.baseline.source])
-    if summary.context_tokens is not None:
-        caches = f"{summary.context_tokens} tokens"
-        if summary.target_kv_bytes is not None:
-            caches += f"; the target's cache takes {_mebibytes(summary.target_kv_bytes)}"
-        best = next((point for point in summary.front if point.name == summary.best.name), None)
-        if best and best.kv_bytes is not None:
-            caches += f", the best draft's {_mebibytes(best.kv_bytes)}"
-        rows.append(["context", caches])
-    return rows
-
-
-def _mebibytes(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.1f} MiB"
-
-
-def _known(summary: RunSummary) -> str:
-    """How many builds were not measured anew, and how old their latencies are."""
-    since = f" (measured since {summary.known_since})" if summary.known_since else ""
-    return f"{summary.known}{since}"
-
-
 def _reproduce(summary: RunSummary) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
-    lines = [f"Seed {summary.seed}." + (f" Versions: {_inline(versions)}." if versions else "")]
+    lines = [f"Seed {summary.seed}." + (f" Versions: {inline(versions)}." if versions else "")]
     if summary.command:
         lines.append(f"```\n{shlex.join(summary.command)}\n```")
     return "\n\n".join(lines)
@@ -418,59 +381,3 @@ def _program(draft: DraftSummary | FrontSummary) -> str:
 
 def _chosen(draft: DraftSummary, summary: RunSummary) -> str:
     return f"{draft.name} ← chosen" if summary.verdict is Verdict.SPECULATE and draft == summary.best else draft.name
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; its cells may hold any text."""
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return _inline(text).replace("|", "\\|")
-
-
-def _inline(text: str) -> str:
-    """Text on one line that Markdown does not take for markup."""
-    one_line = " ".join(text.split())
-    for mark in "\\`*_<>[]":
-        one_line = one_line.replace(mark, "\\" + mark)
-    return one_line
-
-
-def _number(value: float | None, interval: tuple[float, float] | None, digits: int) -> str:
-    if value is None:
-        return _UNKNOWN
-    text = f"{value:,.{digits}f}"
-    return text if interval is None else f"{text} ({interval[0]:,.{digits}f} … {interval[1]:,.{digits}f})"
-
-
-def _of(figure: FigureSummary | None, digits: int) -> str:
-    """A figure with its interval."""
-    return _UNKNOWN if figure is None else _number(figure.value, figure.interval, digits)
-
-
-def _milliseconds(figure: FigureSummary) -> str:
-    interval = figure.interval and (1e3 * figure.interval[0], 1e3 * figure.interval[1])
-    digits = 3 if figure.value is None or figure.value < 1.0 else 0
-    return _number(None if figure.value is None else 1e3 * figure.value, interval, digits)
-
-
-def _speed(tokens_per_s: float | None, interval: tuple[float, float] | None = None) -> str:
-    """Tokens/s; slow models need decimals."""
-    return _number(tokens_per_s, interval, 0 if tokens_per_s is None or tokens_per_s >= _FAST else 3)
-
-
-def _times(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None:
-        return _UNKNOWN
-    return f"{value:.2f}×" + ("" if interval is None else f" ({interval[0]:.2f} … {interval[1]:.2f})")
-
-
-def _error(expected: float | None, measured: float | None) -> str:
-    """How far the expectation was off, as a share of the measured figure."""
-    return _UNKNOWN if expected is None or not measured else f"{expected / measured - 1.0:+.1%}"
-
-
-def _count(parameters: int) -> str:
-    return f"{parameters / 1e6:,.2f} M"

@@ -1,5 +1,7 @@
 """What a run came to: from the tuner's facts to the report's content, the verdict in one sentence included."""
 
+from dataclasses import replace
+
 from autotune.candidate import Build, Drafting, DraftShape, Precision
 from autotune.reports.summary import (
     SCHEMA_VERSION,
@@ -33,7 +35,7 @@ from autotune.results import (
     TrialState,
     Validated,
 )
-from autotune.score import needed_to_match
+from autotune.score import needed_to_match, score_target_alone, weakest
 
 _STDERR_LINES = 20
 
@@ -89,6 +91,8 @@ def summarise(facts: RunFacts) -> RunSummary:
         kind=facts.kind,
         banner=tuple(facts.banner),
         context_tokens=facts.context_tokens,
+        threads=facts.measuring.threads if facts.measuring else None,
+        measured_context_tokens=facts.measuring.context_tokens if facts.measuring else None,
         target_kv_bytes=_kv_bytes(facts, facts.target_shape, facts.target_precision),
         published=tuple(facts.published),
         batches=tuple(
@@ -198,7 +202,7 @@ def _best(facts: RunFacts, verdict: Verdict) -> DraftSummary:
         precision=None,
         parameters=0,
         tar=TarSummary(1.0, 1.0),
-        tokens_per_s=SpeedSummary(1.0 / facts.latency.step_s, decoded),
+        tokens_per_s=replace(_predicted(score_target_alone(facts.latency).tokens_per_s), measured=decoded),
         speedup=SpeedSummary(1.0, 1.0),
     )
 
@@ -301,6 +305,7 @@ def _failure(record: TrialRecord) -> FailureSummary:
 def _screened(record: TrialRecord, screened: Screened, step_s: float) -> ScreenedSummary:
     best = screened.best()
     speedup = best.tokens_per_round.value * step_s / best.round_s.value
+    evidence = weakest(best.tokens_per_round.evidence, best.round_s.evidence)
     return ScreenedSummary(
         trial=record.number,
         name=str(record.build.shape),
@@ -310,7 +315,7 @@ def _screened(record: TrialRecord, screened: Screened, step_s: float) -> Screene
         margin=screened.margin,
         builds=screened.builds,
         gain=screened.gain,
-        best_speedup=FigureSummary(speedup, best.round_s.evidence.value, (speedup, best.most_tokens_per_s * step_s)),
+        best_speedup=FigureSummary(speedup, evidence.value, (speedup, best.most_tokens_per_s * step_s)),
         best_lookahead=best.lookahead,
         forecasts=tuple(_forecast(forecast) for forecast in screened.forecasts),
     )

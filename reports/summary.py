@@ -8,7 +8,16 @@ from enum import StrEnum
 
 from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.candidate import Drafting, DraftShape, Precision
-from autotune.results import Figure, KernelTuning, RunKind, Score, TargetLatency, TrialRecord, Validated
+from autotune.results import (
+    Figure,
+    KernelTuning,
+    MeasureSettings,
+    RunKind,
+    Score,
+    TargetLatency,
+    TrialRecord,
+    Validated,
+)
 
 SCHEMA_VERSION = 1
 """Raised when a key changes its meaning or vanishes; new keys do not raise it."""
@@ -52,6 +61,8 @@ class RunFacts:
     """Positions of every cache."""
     latency_source: str | None = None
     """Where the target's latency comes from, in words."""
+    measuring: MeasureSettings | None = None
+    """How drafts were measured; beside a table of the user's, not as the target was."""
     stand_in: Mapping[str, str] = field(default_factory=dict)
     """By the name of a shape on the front: the shape whose acceptance stands in for its own."""
     published: Sequence["PublishedTar"] = ()
@@ -329,6 +340,10 @@ class RunSummary:
     context_tokens: int | None = None
     target_kv_bytes: int | None = None
     """Bytes of the target's cache at that context."""
+    threads: int | None = None
+    """Of every program that was measured here."""
+    measured_context_tokens: int | None = None
+    """Cached positions behind which drafts were measured."""
     published: tuple[PublishedTar, ...] = ()
     """Others' figures, second-hand: beside ours, never among them."""
     batches: tuple[BatchSummary, ...] = ()

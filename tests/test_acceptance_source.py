@@ -54,6 +54,12 @@ def test_it_is_the_acceptance_of_the_draft_of_the_same_relative_shape() -> None:
     assert replace(found.value, evidence=Evidence.ESTIMATED) == scored.value
 
 
+def test_a_trimmed_stand_in_has_room_for_more_than_the_end_of_a_text() -> None:
+    source = replace(stand_in(), fewest_tokens=3)
+    for tokens, expected in ((2, 3), (250, SHAPE.vocab // 2), (None, None)):
+        assert source.shape(replace(SOURCE, draft_vocab=tokens)).draft_vocab == expected
+
+
 def test_the_database_keeps_it_under_the_stand_ins_own_name(tmp_path: Path) -> None:
     file = DatabaseFile(tmp_path / "tuning.db")
     source = stand_in(TuningDatabase(file))

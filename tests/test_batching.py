@@ -114,6 +114,15 @@ def test_lookaheads_that_were_not_measured_are_not_chosen() -> None:
     assert (entry.lookahead, entry.largest_lookahead) == (2, 2)
 
 
+def test_only_lookaheads_that_were_asked_for_are_chosen() -> None:
+    free = BatchTable(1, latencies([1e-4] * 4), latencies([0.01] * 5))
+    (entry,) = schedule(RISING, [free], lookaheads=(1, 3))
+    assert (entry.lookahead, entry.largest_lookahead) == (3, 3)
+    dear = BatchTable(2, latencies([1.0] * 4), latencies([0.01] * 5))
+    (entry,) = schedule(RISING, [dear], lookaheads=(1, 3))
+    assert (entry.lookahead, entry.largest_lookahead) == (0, 0)
+
+
 def test_a_single_sequence_needs_no_measuring_of_its_own() -> None:
     burst, verify = latencies([1e-3] * 4), latencies([1e-2] * 5)
     assert table_of_one(burst, TargetLatency(verify, 0.0, 0.0)) == BatchTable(1, burst, verify)

@@ -120,7 +120,14 @@ def test_vocabularies_must_have_the_same_size(configure: Configure) -> None:
 def test_a_request_says_where_the_latency_comes_from(configure: Configure, tmp_path: Path) -> None:
     assert resolve(make_config({})).latency_source == "measured"
     assert resolve(configure()).latency_source == "slices"
-    assert resolve(configure(target_latency=tmp_path / "table.json")).latency_source == "table"
+    table = tmp_path / "table.json"
+    with pytest.raises(BadRequest, match=r"--target-latency .*table\.json: the file does not exist"):
+        resolve(configure(target_latency=table))
+    table.write_text('{"verify_s": {"1": 0.1, "4": 0.1}}')
+    request = resolve(configure(target_latency=table))
+    assert request.latency_source == "table"
+    assert request.table is not None
+    assert request.table.verify.seconds(4) == 0.1
 
 
 def test_the_latency_of_a_target_that_is_here_is_measured(tmp_path: Path) -> None:
@@ -134,6 +141,19 @@ def test_a_table_is_not_split(configure: Configure, tmp_path: Path) -> None:
         resolve(configure(target_latency=tmp_path / "table.json", target_tp=2))
     with pytest.raises(BadRequest, match="--target-tp 3"):
         resolve(configure(target_tp=3))
+
+
+def test_the_latency_of_collectives_must_be_known(configure: Configure) -> None:
+    with pytest.raises(BadRequest, match=r"--target-tp 2: .* give its latency, e\.g\. --collective-latency 20us"):
+        resolve(configure(target_tp=2))
+    assert resolve(configure(target_tp=2, collective_latency="20us")).config.collective_latency == pytest.approx(2e-5)
+    with pytest.raises(BadRequest, match="of use only with --target-tp 2 or more"):
+        resolve(configure(collective_latency="20us"))
+
+
+def test_a_plan_too_needs_room_for_more_than_the_end_of_a_text(configure: Configure) -> None:
+    with pytest.raises(BadRequest, match="--draft-vocab 1: "):
+        resolve(configure(draft_vocab="1,100"))
 
 
 def test_context(configure: Configure) -> None:

@@ -26,8 +26,10 @@ def found(*, interrupted: bool = False, empty: bool = False) -> SearchResult:
     return SearchResult(records, interrupted)
 
 
-def ended(kind: RunKind, result: SearchResult, observer: SilentObserver | None = None) -> Conclusion:
-    config = SimpleNamespace(validate_top=2, tune_kernels=60.0, batch=(1,))
+def ended(
+    kind: RunKind, result: SearchResult, observer: SilentObserver | None = None, batch: tuple[int, ...] = (1,)
+) -> Conclusion:
+    config = SimpleNamespace(validate_top=2, tune_kernels=60.0, batch=batch)
     evaluator = SimpleNamespace()
     bench = SimpleNamespace(request=SimpleNamespace(kind=kind, config=config), evaluator=evaluator)
     return conclude(cast(Workbench, bench), result, RunFolder(Path("run")), {}, observer or SilentObserver())
@@ -97,3 +99,25 @@ def test_a_winner_ships_as_it_was_validated_if_tuning_is_stopped(monkeypatch: py
     assert conclusion.interrupted
     assert conclusion.manifest is MANIFEST
     assert shipped == [winner]
+
+
+@pytest.mark.parametrize("kind", RunKind)
+@pytest.mark.parametrize("error", [AutotuneError("no room"), KeyboardInterrupt()])
+def test_a_draft_ships_also_without_its_batches(
+    monkeypatch: pytest.MonkeyPatch, kind: RunKind, error: BaseException
+) -> None:
+    best = SimpleNamespace(record=record(0, measured(0.9, 0.001)), score=measured(0.9, 0.001).scores[-1])
+    monkeypatch.setattr(module, "validate", lambda *_: SimpleNamespace(winner=(best, SimpleNamespace())))
+    monkeypatch.setattr(module, "tune_winner", lambda *_: ((best, SimpleNamespace()), None))
+    monkeypatch.setattr(module, "finish_drafts", lambda *_: [])
+    monkeypatch.setattr(module, "make_finalists", lambda *_: [best])
+    for name in ("_finished", "_planned"):
+        monkeypatch.setattr(module, name, lambda *_: SimpleNamespace())
+    monkeypatch.setattr(module, "make_schedule", raising(error))
+    for name in ("ship", "ship_unvalidated", "ship_plan"):
+        monkeypatch.setattr(module, name, lambda *_: MANIFEST)
+    observer = SilentObserver()
+    conclusion = ended(kind, found(), observer, batch=(1, 4))
+    assert (conclusion.manifest, conclusion.schedule, conclusion.failure) == (MANIFEST, None, None)
+    assert conclusion.interrupted is isinstance(error, KeyboardInterrupt)
+    assert ("no lookahead is scheduled by batch size: no room" in observer.notes) is not conclusion.interrupted

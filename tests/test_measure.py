@@ -16,6 +16,7 @@ from autotune.measure import (
     BurstRequest,
     TargetRequest,
     burst_job,
+    fewest_threads,
     measure_bursts,
     measure_bursts_sandboxed,
     measure_overheads,
@@ -59,6 +60,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
+
+
+def test_more_threads_are_taken_only_if_they_pay_clearly() -> None:
+    assert fewest_threads({1: 1.0, 2: 0.95, 4: 0.92}) == 1
+    assert fewest_threads({4: 0.3, 2: 0.6, 1: 1.0}) == 4
+    assert fewest_threads({2: 0.5, 4: 0.48}) == 2
 
 
 def test_runs_are_warmed_up_and_then_interleaved(clock: Clock) -> None:

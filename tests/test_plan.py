@@ -1,6 +1,7 @@
 """A plan's commands are ones that this program and the hub's take."""
 
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,23 @@ def test_the_text_says_what_is_known_and_how(request_65b: Request) -> None:
     assert "31000.00 (extrapolated, 30000.00 … 32000.00) ms" in text
     assert "pays from 1.19 (extrapolated, 1.10 … 1.30) tokens per round" in text
     assert "2.50 (stand-in, 2.40 … 2.60) tokens per round are assumed" in text
+
+
+def test_a_source_in_a_folder_is_not_fetched(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a source"
+    folder.mkdir()
+    shutil.copy(tiny_checkpoint / "config.json", folder)
+    flags = {"target": str(folder), "source": str(folder), "lookahead": "1:3", "backend": "onnxruntime"}
+    request = resolve(make_config({**flags, "batch": "1,4", "threads": 2}))
+    fetch, record_, finish, _ = plan_commands(request, build_of(request), SCORE)
+    assert fetch == ""
+    assert f"--target '{folder.resolve()}' --endpoint" in record_
+    config = make_config(flags_of(finish))
+    assert (config.source, config.batch, config.threads) == (str(folder.resolve()), (1, 4), 2)
+    text = plan_text(request, build_of(request), SCORE)
+    assert "hf download" not in text
+    assert "beside its `config.json`" in text
+    assert "measured where it is served, instead of `--batch`, and" in text
 
 
 class Bench:

@@ -62,6 +62,16 @@ def test_a_poor_build_is_screened_with_what_it_was_compared_with() -> None:
         assert (score.round_s.value, score.tokens_per_round.value) == (rival.round_s, rival.tokens_per_round)
 
 
+def test_rounds_of_an_extrapolated_target_are_extrapolated() -> None:
+    target = target_latency()
+    made = Screener(replace(target, verify=replace(target.verify, evidence=Evidence.EXTRAPOLATED)), FREE)
+    made.learn(RECORDS)
+    outcome = made(build(4), constant_acceptance(0.3), LOOKAHEADS)
+    assert isinstance(outcome, Screened)
+    assert {each.round_s.evidence for each in outcome.forecasts} == {Evidence.EXTRAPOLATED}
+    assert {each.burst_s.evidence for each in outcome.forecasts} == {Evidence.ESTIMATED}
+
+
 @pytest.mark.parametrize("kept", [0.7, 0.9])
 def test_a_build_richer_than_the_front_is_compiled(kept: float) -> None:
     assert screener()(build(4), constant_acceptance(kept), LOOKAHEADS) is None

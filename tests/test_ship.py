@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from autotune.artifact import ArtifactKind, Manifest, verify_artifact
+from autotune.batch_results import BatchEntry
+from autotune.batch_schedule import Schedule
 from autotune.candidate import Build, Precision
 from autotune.families import read_checkpoint
 from autotune.finalists import Finalist
@@ -99,3 +101,13 @@ def test_a_draft_that_nobody_decoded_says_so(bench: Workbench, tmp_path: Path) -
     assert read_checkpoint(tmp_path / "artifact" / "checkpoint").shape == whole.shape
     alone = ship_unvalidated(bench, None, tmp_path / "alone", {})
     assert (alone.kind, alone.lookahead, alone.draft) == (ArtifactKind.UNVALIDATED, 0, None)
+
+
+def test_the_schedule_says_of_one_sequence_what_was_decided(bench: Workbench, tmp_path: Path) -> None:
+    def entry(batch: int, lookahead: int) -> BatchEntry:
+        figure = Figure(1.0, Evidence.ESTIMATED)
+        return BatchEntry(batch, lookahead, lookahead, figure, figure)
+
+    schedule = Schedule((entry(1, 5), entry(4, 2)), ())
+    manifest = ship(bench, None, tmp_path / "artifact", {}, schedule=schedule)
+    assert manifest.lookahead_schedule == ((1, 1, 0), (2, 4, 2))

@@ -121,6 +121,15 @@ def test_small_slices_do_not_live_in_caches(machine: Machine) -> None:
     assert all(request.settings.evict_bytes >= 100 << 20 for request in machine.measured)
 
 
+def test_slices_know_as_many_positions_as_are_measured(machine: Machine, tmp_path: Path) -> None:
+    """More than the model has, where a large batch's verification stands for its positions."""
+    few = replace(SHAPE, style=replace(SHAPE.style, learned_positions=128))
+    request = replace(REQUEST, max_lookahead=40)
+    latency = extrapolate_target(few, NUMERICS, request, build_limits=LIMITS, run_limits=LIMITS)
+    assert isinstance(latency, TargetLatency)
+    assert {shape.style.learned_positions for shape in machine.built if shape.style.learned_positions} == {128 + 41}
+
+
 def test_a_part_and_its_collectives(machine: Machine) -> None:
     latency = extrapolated(replace(REQUEST, parallel=TensorParallel(4, 5e-5), thread_counts=(2,)))
     part = replace(SHAPE, heads=2, kv_heads=2, ffn=352, draft_vocab=2000)

@@ -1,7 +1,7 @@
 import pytest
 
 from autotune.candidate import DraftShape
-from autotune.collective import measure_all_reduce, tensor_parallel
+from autotune.collective import check_collective, measure_all_reduce, tensor_parallel
 from autotune.errors import BadRequest
 from autotune.tensor_parallel import TensorParallel, shard
 from autotune.weights import Numerics, random_weights
@@ -67,7 +67,9 @@ def test_a_collective_is_as_given() -> None:
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 8), ("cuda", 2)])
 def test_a_collective_that_cannot_be_measured_must_be_given(device: str, gpus: int) -> None:
     with pytest.raises(BadRequest, match="--collective-latency 20us"):
-        tensor_parallel(4, None, device=device, hidden=8192, positions=9, count_gpus=lambda: gpus)
+        check_collective(4, None, device, count_gpus=lambda: gpus)
+    check_collective(4, None, "cuda", count_gpus=lambda: 4)
+    check_collective(4, 2e-5, device)
 
 
 def test_a_collective_on_one_device_is_a_mistake() -> None:

@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.candidate import DraftShape
 from autotune.published import PUBLISHED
 from autotune.reports.figures import pareto_figure
 from autotune.reports.markdown import markdown
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunFacts, Verdict
-from autotune.results import Acceptance, Evidence, Measured, RunKind, TrialRecord
+from autotune.results import Acceptance, Evidence, Figure, Measured, MeasureSettings, RunKind, TrialRecord
 from autotune.score import score_lookahead
-from tests.support.figures import constant_acceptance, latency, record, target_latency
+from tests.support.figures import BUILD, constant_acceptance, latency, record, screened, target_latency
 
 MakeFacts = Callable[..., RunFacts]
 
@@ -76,6 +77,24 @@ def test_every_number_of_a_plan_says_how_it_was_got(plan: RunFacts) -> None:
     assert summary["target_kv_bytes"] == 2 * 8 * 4 * 8 * 4 * 1024
 
 
+def test_what_was_screened_by_a_stand_in_says_so(plan: RunFacts) -> None:
+    outcome = screened()
+    forecasts = tuple(
+        replace(each, tokens_per_round=replace(each.tokens_per_round, evidence=Evidence.STAND_IN))
+        for each in outcome.forecasts
+    )
+    extra = TrialRecord(40, BUILD, BUILD.shape.parameters, 0.1, replace(outcome, forecasts=forecasts))
+    summary = summarise(replace(plan, records=[*plan.records, extra]))
+    assert summary.screened_builds[0].best_speedup.evidence == "stand-in"
+    assert "Burst times are estimated, speed-ups stand-in;" in markdown(summary)
+
+
+def test_the_target_alone_is_as_well_known_as_its_latency(plan: RunFacts) -> None:
+    best = summarise(replace(plan, kind=RunKind.SERVED, records=[], front=[])).best
+    assert best.lookahead == 0
+    assert best.tokens_per_s.predicted_evidence == "extrapolated"
+
+
 def test_what_a_draft_needs_is_told_against_the_best_of_another_shape(plan: RunFacts) -> None:
     points = summarise(plan).front
     fastest = {
@@ -120,3 +139,19 @@ def test_a_whole_run_has_no_banner(make_facts: MakeFacts) -> None:
     summary = summarise(make_facts())
     assert (summary.kind, summary.banner, summary.published) == (RunKind.WHOLE, (), ())
     assert "> " not in markdown(summary).splitlines()[2]
+
+
+def test_the_report_says_how_drafts_were_measured(make_facts: MakeFacts) -> None:
+    """Beside a table of the user's, not as the target was."""
+    facts = replace(make_facts(), measuring=MeasureSettings(context_tokens=100, threads=2))
+    assert "| drafts were measured | behind 100 tokens, with 2 threads |" in markdown(summarise(facts))
+
+
+def test_batches_say_what_was_assumed(plan: RunFacts) -> None:
+    figure = Figure(2.0, Evidence.STAND_IN)
+    entries = [(BatchEntry(4, 2, 3, figure, figure), BatchMemory(4, 1 << 20, 1 << 20, 1))]
+    text = markdown(summarise(replace(plan, batches=entries)))
+    assert "are taken to be verified in the time" in text
+    assert "Which k pays follows from a stand-in" in text
+    whole = markdown(summarise(replace(plan, batches=entries, kind=RunKind.WHOLE)))
+    assert "are taken to be verified" not in whole
