@@ -9,7 +9,7 @@ from autotune.errors import BadRequest
 
 
 def paper(
-    out: Annotated[Path, typer.Option(help="Folder to write the page into; replaced if it is there.")] = Path("paper"),
+    out: Annotated[Path, typer.Option(help="Folder for the page; an earlier page there is replaced.")] = Path("paper"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     backend: Annotated[str, typer.Option(help="onnxruntime or tvm.")] = "onnxruntime",
     precision: Annotated[str | None, typer.Option(help="Drafts; default: int8, on cuda fp16.")] = None,

@@ -20,7 +20,7 @@ from autotune.paper.published import (
 )
 from autotune.paper.timing import Steps, step_s
 from autotune.reports.experiments import Cell, Chart, Experiment, Series, Table
-from autotune.results import Evidence, TargetLatency
+from autotune.results import Evidence, Rejected, TargetLatency
 from autotune.shape import DraftShape
 
 MOST_LOOKAHEAD = 16
@@ -106,21 +106,23 @@ def cache_sizes(shapes: Mapping[str, DraftShape]) -> Experiment:
     )
 
 
-def throughput_model(here: Sides | None) -> Experiment:
+def throughput_model(here: Sides | Rejected) -> Experiment:
     """(d): tokens/s = TAR(k) / (k · t_draft + t_target), over k, with the paper's TARs."""
-    settings = [("the paper's latencies", published_sides()), *([("here", here)] if here else [])]
+    settings = [
+        (place, sides) for place, sides in _both_sides(here) if all(name in sides.draft_s for name in (DEEP, WIDE))
+    ]
     tables, charts, words = [], [], []
     for place, sides in settings:
-        if not all(name in sides.draft_s for name in (DEEP, WIDE)):
-            continue
         curves = {name: _curve(name, sides) for name in (DEEP, WIDE)}
         tables.append(_curve_table(f"With {place}", curves, sides))
         lookaheads = tuple(float(k) for k in range(1, len(curves[DEEP]) + 1))
         series = tuple(Series(name, lookaheads, tuple(curve)) for name, curve in curves.items())
         charts.append(Chart(f"With {place}", "lookahead k", "tokens/s", series))
         words.append(_model_words(place, curves, sides))
-    if here is None:
-        words.append("The target's latency here is not known, so only the paper's latencies are used.")
+    if isinstance(here, Rejected):
+        words.append(_why_not(here))
+    elif len(settings) == 1:
+        words.append(f"{DEEP} and {WIDE} could not both be measured here, so only the paper's latencies are used.")
     return Experiment(
         key="d",
         title="The throughput model",
@@ -139,18 +141,24 @@ def throughput_model(here: Sides | None) -> Experiment:
     )
 
 
-def break_even(here: Sides | None) -> Experiment:
+def break_even(here: Sides | Rejected) -> Experiment:
     """(e): the tokens per round that a deeper draft must gain to be worth its longer burst."""
-    tables, words = [], []
-    for place, sides in [("the paper's latencies", published_sides()), *([("here", here)] if here else [])]:
+    tables, words, evidence = [], [], []
+    for place, sides in _both_sides(here):
         lookahead = min(FITTED_LOOKAHEAD, sides.longest)
         rows = _break_even_rows(sides, lookahead)
+        if not rows:
+            words.append(f"With {place} there are no two drafts to compare.")
+            continue
+        evidence.append(sides.evidence)
         columns = ("shallower draft", "deeper draft", "round ratio", "its TAR", "TAR needed", "gain needed")
         formats = {"round ratio": ".2f", "its TAR": ".2f", "TAR needed": ".2f", "gain needed": "+.2f"}
         tables.append(Table(columns, tuple(rows), formats, f"With {place}, k = {lookahead}"))
         ratio = _ratio_of_opt(sides, lookahead)
         if ratio:
             words.append(f"With {place}, OPT-6.7B must bring {ratio:.2f} times the tokens per round of OPT-125M.")
+    if isinstance(here, Rejected):
+        words.append(_why_not(here))
     deep_s, small_s = DRAFTS[DEEP].step_s, OPT_DRAFTS["OPT-125M"].step_s
     if deep_s and small_s:
         ratio = (FITTED_TARGET_S + FITTED_LOOKAHEAD * deep_s) / (FITTED_TARGET_S + FITTED_LOOKAHEAD * small_s)
@@ -164,10 +172,20 @@ def break_even(here: Sides | None) -> Experiment:
         claim=f"A 1.3 B draft beats a 125 M one only if it gains {_PUBLISHED_GAIN:.0f} or more in TAR.",
         claim_source=SECOND_HAND,
         finding=" ".join(words),
-        evidence=(Evidence.ESTIMATED,) if here is None else (Evidence.ESTIMATED, here.evidence),
+        evidence=tuple(dict.fromkeys(evidence)),
         tables=tuple(tables),
         notes=("B beats A exactly if TAR_B / TAR_A is more than the ratio of their rounds' seconds.",),
     )
+
+
+def _both_sides(here: Sides | Rejected) -> list[tuple[str, Sides]]:
+    """The latencies to compute with, each with whose they are."""
+    published = ("the paper's latencies", published_sides())
+    return [published] if isinstance(here, Rejected) else [published, ("this device's latencies", here)]
+
+
+def _why_not(here: Rejected) -> str:
+    return f"LLaMA-65B could not be measured here ({here}), so only the paper's latencies are used."
 
 
 def _rate(name: str) -> float:
