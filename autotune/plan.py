@@ -3,6 +3,7 @@
 import shlex
 
 from autotune.candidate import Build
+from autotune.families.checkpoint import conversion_line, converted_folder
 from autotune.request import Request
 from autotune.results import Figure, Score
 from autotune.sampling import SamplingSettings
@@ -71,14 +72,17 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
     sampling = _sampling_words(config.sampling)
     preset = preset_of(request.source.id)
     repository = preset.repository if preset else request.source.id
-    fetch = ["hf", "download", repository, "--local-dir", _SOURCE_FOLDER]
-    # A preset's tokenizer can be fetched alone; otherwise the source's is the same.
-    named = [config.target, "--download"] if preset_of(config.target) else [_SOURCE_FOLDER]
+    folder, fetch = _SOURCE_FOLDER, shlex.join(["hf", "download", repository, "--local-dir", _SOURCE_FOLDER])
+    if preset is not None and preset.pickled:
+        folder, fetch = f"./{converted_folder(repository)}", conversion_line(repository)
+    # A preset's tokenizer can be fetched alone, if it need not be converted; otherwise the source's is the same.
+    known = preset_of(config.target)
+    named = [folder] if known is None or known.pickled else [config.target, "--download"]
     record = ["autotune", "traces", "--target", *named, "--endpoint", "http://HOST:PORT/v1", "--out", _TRACES]
     record += ["--prompts", config.prompts, "--max-new-tokens", str(config.max_new_tokens), *sampling]
     words = {
         "target": config.target,
-        "source": _SOURCE_FOLDER,
+        "source": folder,
         "traces": _TRACES,
         "layers": shape.layers,
         "heads": shape.heads,
@@ -102,7 +106,7 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
     for name, value in words.items():
         finish += [] if value is None else [f"--{name}", str(value)]
     validate = ["autotune", "bench", "draft/artifact", "--target", "FOLDER"]
-    return shlex.join(fetch), shlex.join(record), shlex.join([*finish, *sampling]), shlex.join(validate)
+    return fetch, shlex.join(record), shlex.join([*finish, *sampling]), shlex.join(validate)
 
 
 def _sampling_words(sampling: SamplingSettings) -> list[str]:
