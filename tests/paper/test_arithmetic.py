@@ -73,12 +73,21 @@ def test_latencies_of_this_device_stand_beside_the_papers() -> None:
     experiment = throughput_model(here)
     assert len(experiment.charts) == 2
     assert "With this device's latencies, each draft" in experiment.finding
-    assert Evidence.EXTRAPOLATED in experiment.evidence
+    assert experiment.evidence == (Evidence.ESTIMATED, Evidence.EXTRAPOLATED)
     assert [len(series.x) for series in experiment.charts[1].series] == [8, 8]
     rows = break_even(here).tables[1].rows
     assert rows == (
         (WIDE, DEEP, pytest.approx(0.26 / 0.18), 3.70, pytest.approx(3.7 * 0.26 / 0.18), pytest.approx(3.7 * 8 / 18)),
     )
+
+
+def test_what_is_computed_from_measured_latencies_is_an_estimate() -> None:
+    steps = {DEEP: table(0.01), WIDE: table(0.01)}
+    here = sides_here(steps, TargetLatency(table(*(0.1 for _ in range(9))), 0.0, 0.0, source="measured by the user"))
+    for experiment in (throughput_model(here), break_even(here)):
+        assert experiment.evidence == (Evidence.ESTIMATED,)
+        assert "LLaMA-65B's latency is measured by the user" in experiment.notes[-1]
+    assert "-0%" not in throughput_model(here).finding
 
 
 def test_break_even_compares_drafts_of_one_kind() -> None:
