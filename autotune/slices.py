@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import psutil
 
 from autotune.cache import cache_root
 from autotune.candidate import DraftShape, Precision
@@ -23,6 +22,8 @@ from autotune.database.known import TuningDatabase, fresh
 from autotune.database.subjects import SliceSubject, slice_versions
 from autotune.devices import device_lock, find_device
 from autotune.extrapolation import SliceGroup, Slicing, slices_of, whole_seconds
+from autotune.measure import threads_that_pay
+from autotune.memory import available_bytes
 from autotune.results import Evidence, LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
 from autotune.sampling import SamplingSettings
 from autotune.slice_job import GroupRequest, GroupSamples, measure_group_sandboxed, measure_loop_sandboxed
@@ -51,7 +52,6 @@ _SIDE_MAX_TIME_S = 15.0
 _FEWEST_RUN_S = 600.0
 _FEWEST_BUILD_S = 300.0
 _THREAD_ROUNDS, _THREAD_TIME_S = 2, 0.2
-_THREAD_GAIN = 0.9
 _SMALL = DraftShape(layers=1, heads=1, kv_heads=1, head_dim=32, hidden=64, ffn=64, vocab=256)
 """What the decoding loop is measured with; it costs the same whatever the models' sizes."""
 
@@ -255,12 +255,7 @@ class _Extrapolation:
                 settings = replace(self._settings(count), min_time_s=_THREAD_TIME_S, min_samples=3, max_time_s=3.0)
                 measured = self._measure([program], count, settings, only_step=True)
                 seconds[count] += measured.samples_s[0][0][0]
-        medians = {count: median(samples) for count, samples in seconds.items()}
-        chosen = min(medians)
-        for count in sorted(medians):
-            if medians[count] < _THREAD_GAIN * medians[chosen]:
-                chosen = count
-        return chosen
+        return threads_that_pay({count: median(samples) for count, samples in seconds.items()})
 
     def _measure(
         self, programs: list[str], threads: int, settings: MeasureSettings, *, only_step: bool = False
@@ -308,9 +303,8 @@ class _Extrapolation:
         """Memory that a worker may take."""
         if self.request.device != "cpu":
             return int(find_device(self.request.device).memory_bytes * _GPU_SHARE)
-        available = int(psutil.virtual_memory().available)
         limit = self.run_limits.memory_bytes
-        return available if limit is None else min(available, limit)
+        return available_bytes() if limit is None else min(available_bytes(), limit)
 
     def _source(self, slicing: Slicing) -> str:
         layers = "1 and 2 layers" if slicing is not Slicing.SINGLE else "1 layer"

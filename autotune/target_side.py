@@ -16,7 +16,7 @@ from autotune.devices import Device, device_lock
 from autotune.errors import AutotuneError
 from autotune.evaluate import WorkerLimits
 from autotune.latency_file import read_target_latency
-from autotune.measure import TargetRequest, measure_target_sandboxed
+from autotune.measure import TargetRequest, measure_target_sandboxed, threads_that_pay
 from autotune.programs import compile_target
 from autotune.progress import Observer
 from autotune.request import Request
@@ -31,8 +31,6 @@ _USUAL_CONTEXT_TOKENS = 128
 _TARGET_MIN_TIME_S = 1.5
 _THREAD_ROUNDS = 3
 _THREAD_MIN_TIME_S = 0.2
-_THREAD_GAIN = 0.9
-"""More threads are taken only if they cut a step's time below this share."""
 
 
 @dataclass(frozen=True)
@@ -224,11 +222,7 @@ def choose_threads(request: Request, program: Path, settings: MeasureSettings, l
         raise AutotuneError(
             f"the target cannot be measured: {failure.detail if failure else 'no samples'}; see --run-timeout"
         )
-    chosen = min(medians)
-    for count in sorted(medians):
-        if medians[count] < _THREAD_GAIN * medians[chosen]:
-            chosen = count
-    return chosen
+    return threads_that_pay(medians)
 
 
 def target_measuring(request: Request) -> MeasureSettings:
