@@ -163,6 +163,8 @@ def _hint(name: str) -> str:
     """What may have been meant by a name that nothing has."""
     if "/" in name:
         return "there is no such folder"
+    if name.lower() in presets().drafts:
+        return f"that is a draft's shape, see `autotune targets show {name.lower()}`"
     near = nearest_names(name, (DEMO, *presets().models))
     return (
         f"{near or '`autotune targets` lists the known names'}; or give a folder with a Hugging Face checkpoint, or a "

@@ -105,3 +105,7 @@ def test_an_unknown_name(targets: Targets) -> None:
     assert (code, out) == (2, "")
     assert err.startswith("error: unknown target 'lama-65b': did you mean llama-65b")
     assert len(err.splitlines()) == 1
+
+
+def test_a_draft_is_no_target(targets: Targets) -> None:
+    assert "that is a draft's shape, see `autotune targets show noft-1.3b`" in targets("show", "NoFT-1.3B")[2]
