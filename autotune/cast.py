@@ -7,8 +7,9 @@ from autotune.config import TuneConfig
 from autotune.endpoint.address import Endpoint, served_fingerprint
 from autotune.endpoint.client import find_endpoint
 from autotune.errors import BadRequest
+from autotune.families.checkpoint import conversion_line
 from autotune.results import RunKind
-from autotune.targets import Blueprint, Target, TextModel, check_same_tokenizer, default_source, find_model
+from autotune.targets import Blueprint, Target, TextModel, check_same_tokenizer, default_source, find_model, preset_of
 from autotune.trace_files import load_traces
 
 
@@ -38,7 +39,7 @@ def find_cast(config: TuneConfig) -> Cast:
     source = _find_source(config, target)
     if isinstance(target, Target):
         if not isinstance(source, Target):
-            raise BadRequest(f"the weights of the source {source.id} are not here: {_how_to_get(config)}")
+            raise BadRequest(f"the weights of the source {source.id} are not here: {_how_to_get(config, source)}")
         if source != target:
             check_same_tokenizer(target, source)
         why = f"the weights of {target.id} are here"
@@ -50,7 +51,7 @@ def find_cast(config: TuneConfig) -> Cast:
     if not isinstance(source, Target):
         raise BadRequest(
             f"--traces {config.traces}: drafts are scored on it, and the weights of the source {source.id} that they "
-            f"are cut from are not here: {_how_to_get(config)}, or leave --traces out to make a plan"
+            f"are cut from are not here: {_how_to_get(config, source)}, or leave --traces out to make a plan"
         )
     _check_vocabularies(target, source)
     recorded, endpoint = config.traces_file, _endpoint(config)
@@ -105,5 +106,8 @@ def _check_vocabularies(target: Blueprint, source: Blueprint) -> None:
         )
 
 
-def _how_to_get(config: TuneConfig) -> str:
+def _how_to_get(config: TuneConfig, source: Blueprint) -> str:
+    preset = preset_of(source.id)
+    if preset is not None and preset.pickled:
+        return f"`{conversion_line(preset.repository)}` makes a folder of its pickled ones to give with --source"
     return "give the folder that holds them with --source" + ("" if config.download else ", or add --download")

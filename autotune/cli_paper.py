@@ -9,7 +9,7 @@ from autotune.errors import BadRequest
 
 
 def paper(
-    out: Annotated[Path, typer.Option(help="Folder to write the page into; replaced if it is there.")] = Path("paper"),
+    out: Annotated[Path, typer.Option(help="Folder for the page; an earlier page there is replaced.")] = Path("paper"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     backend: Annotated[str, typer.Option(help="onnxruntime or tvm.")] = "onnxruntime",
     precision: Annotated[str | None, typer.Option(help="Drafts; default: int8, on cuda fp16.")] = None,
@@ -25,12 +25,11 @@ def paper(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the demo family's training.")] = 0,
 ) -> None:
     """Run the experiments of "Decoding Speculative Decoding" here, and write one page beside the paper's figures."""
-    import psutil
-
     from autotune.candidate import Precision
     from autotune.compile.base import load_backend
     from autotune.compile.sandbox import Limits
     from autotune.devices import find_device
+    from autotune.memory import worker_bytes
     from autotune.paper.reproduce import PaperSettings, reproduce, usual_precision
     from autotune.paper.timing import Timing
     from autotune.reports.experiment_page import HTML_FILE
@@ -46,7 +45,7 @@ def paper(
         backend=backend,
         precision=Precision(precision) if precision else usual_precision(found),
         measuring=MeasureSettings(context_tokens=context, threads=threads),
-        limits=Limits(time_s=300.0, memory_bytes=psutil.virtual_memory().total // 2),
+        limits=Limits(time_s=300.0, memory_bytes=worker_bytes()),
         rounds=rounds,
     )
     settings = PaperSettings(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from autotune.target_listing import Details, Listed
+    from autotune.target_listing import Details, DraftDetails, Listed
 
 app = typer.Typer(
     help="The models known by name: list them, or show one of them.",
@@ -43,9 +43,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a model: architecture, memory, licence, where its weights were looked for, and how to get and run it."""
-    from autotune.target_listing import describe_model
+    from autotune.target_listing import describe_draft, describe_model, is_draft
 
-    details = describe_model(name)
+    details = describe_draft(name) if is_draft(name) else describe_model(name)
     if as_json:
         typer.echo(json.dumps(details.fields(), indent=2))
     else:
@@ -59,7 +59,7 @@ def _print_table(listed: "list[Listed]") -> None:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
-def _print_details(details: "Details") -> None:
+def _print_details(details: "Details | DraftDetails") -> None:
     lines = details.lines()
     width = max(len(label) for label, _ in lines)
     for label, text in lines:

@@ -121,7 +121,7 @@ class TuneConfig(BaseModel):
     build_timeout: Duration = Field(120.0, gt=0)
     run_timeout: Duration = Field(60.0, gt=0)
     worker_memory: ByteSize | None = Field(None, gt=0)
-    """Most memory a build or measurement may take; half of the machine's if None."""
+    """Most memory a build or measurement may take; half of the machine's (or of its container's) if None."""
     database: bool = True
     """Whether to use what earlier runs measured, and to keep what this one measures (see `autotune db`)."""
     resume: bool = False

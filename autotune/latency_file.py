@@ -55,8 +55,8 @@ def read_target_latency(path: Path, lookaheads: Iterable[int]) -> TargetLatency:
     largest = max(lookaheads) + 1
     if max(samples_s) < largest or 1 not in samples_s:
         missing = 1 if 1 not in samples_s else largest
-        why = "a step of the target alone" if missing == 1 else f"lookahead {largest - 1}"
-        raise _bad(path, f"verify_s has no {missing}, which {why} needs; measure it too, or lower --lookahead")
+        why = "a step of the target alone needs" if missing == 1 else f"lookahead {largest - 1} needs"
+        raise _bad(path, f"verify_s has no {missing}, which {why}: measure it too")
     verify_s, timed = _dense(samples_s, largest, path)
     context = _whole(fields.get("context_tokens", 1), "context_tokens", path)
     batch = _whole(fields.get("batch", 1), "batch", path)

@@ -35,6 +35,8 @@ MAX_SAMPLES = 400
 BURST_MARGIN = 1.05
 """How many times faster than calls a burst in one program must be to be chosen: below that, the two are level within
 the noise of a measurement, and calls need neither the memory nor the loading time of the further programs."""
+THREAD_GAIN = 0.9
+"""More threads are taken only if they cut a step's time below this share."""
 _FEWEST_SAMPLES = 3
 _SLOW_MAX_TIME_S = 10.0
 """Bursts of slow drafts are sampled for this long, or three times each."""
@@ -64,15 +66,6 @@ class TargetRequest:
     settings: MeasureSettings
     sampling: SamplingSettings
     seed: int = 0
-
-
-def fewest_threads(step_s: Mapping[int, float]) -> int:
-    """Of numbers of threads and a step's seconds with each, the fastest; more are taken only if they pay clearly."""
-    chosen = min(step_s)
-    for count in sorted(step_s):
-        if step_s[count] < THREAD_GAIN * step_s[chosen]:
-            chosen = count
-    return chosen
 
 
 def sample_seconds(
@@ -157,6 +150,15 @@ def is_slow(step: Callable[[], object]) -> bool:
         step()
         seconds.append(perf_counter() - began)
     return min(seconds) > SLOW_STEP_S
+
+
+def threads_that_pay(seconds: Mapping[int, float]) -> int:
+    """The number of threads to take, of those whose step takes these seconds: more only if they pay clearly."""
+    chosen = min(seconds)
+    for count in sorted(seconds):
+        if seconds[count] < THREAD_GAIN * seconds[chosen]:
+            chosen = count
+    return chosen
 
 
 def _noted(timed: tuple[int, ...], largest: int) -> tuple[int, ...] | None:

@@ -26,7 +26,13 @@ def check_memory(need_bytes: int, what: str) -> None:
 def available_bytes() -> int:
     """Bytes of memory that this process can still get: the machine's, or less where its cgroups say so."""
     free: int = psutil.virtual_memory().available
-    return min([free, *_cgroup_rooms()])
+    return min([free, *(room for folder in _cgroups() if (room := _room(folder)) is not None)])
+
+
+def worker_bytes() -> int:
+    """Bytes of memory that a build or a measurement may take unless said otherwise: half of what there is at all."""
+    whole: int = psutil.virtual_memory().total
+    return min([whole, *(limit for folder in _cgroups() if (limit := _limit(folder)) is not None)]) // 2
 
 
 def compile_bytes(shape: DraftShape, precision: Precision, capacity_tokens: int) -> int:
@@ -42,8 +48,8 @@ def source_bytes(shape: DraftShape, trained: bool) -> int:
     return shape.weight_bytes(Precision.FP32) * (4 if trained else 1)
 
 
-def _cgroup_rooms() -> list[int]:
-    """Bytes left below the limit of each cgroup (version 2) that this process is in, from its own to the root."""
+def _cgroups() -> list[Path]:
+    """Folders of the cgroups (version 2) that this process is in, from its own to the root."""
     try:
         lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:  # not Linux
@@ -52,16 +58,25 @@ def _cgroup_rooms() -> list[int]:
     if path is None:
         return []
     own = _CGROUPS / path.strip("/")
-    folders = [folder for folder in (own, *own.parents) if folder.is_relative_to(_CGROUPS)]
-    return [room for folder in folders if (room := _room(folder)) is not None]
+    return [folder for folder in (own, *own.parents) if folder.is_relative_to(_CGROUPS)]
+
+
+def _limit(folder: Path) -> int | None:
+    """Bytes that one cgroup may take; None if it has no limit."""
+    try:
+        return int((folder / "memory.max").read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return None
 
 
 def _room(folder: Path) -> int | None:
     """Bytes left in one cgroup; pages of files that it could give up count as left.  None if it has no limit."""
+    limit = _limit(folder)
+    if limit is None:
+        return None
     try:
-        limit = int((folder / "memory.max").read_text())
         used = int((folder / "memory.current").read_text())
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):
         return None
     return max(0, limit - used + int(statistics.get("inactive_file", 0)))

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from autotune.candidate import Build
+from autotune.families.checkpoint import conversion_line, converted_folder
 from autotune.request import Request
 from autotune.results import Figure, Score
 from autotune.sampling import SamplingSettings
@@ -76,10 +77,10 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
     sampling = _sampling_words(config.sampling)
     preset = preset_of(request.source.id)
     repository = preset.repository if preset else request.source.id
-    source = repository if _is_folder(repository) else _SOURCE_FOLDER
-    fetch = [] if _is_folder(repository) else ["hf", "download", repository, "--local-dir", source]
-    # A preset's tokenizer can be fetched alone; otherwise the source's is the same.
-    named = [config.target, "--download"] if preset_of(config.target) else [source]
+    # A preset's tokenizer can be fetched alone, if it need not be converted; otherwise the source's is the same.
+    known = preset_of(config.target)
+    source, fetch = _source(repository, pickled=preset is not None and preset.pickled)
+    named = [source] if known is None or known.pickled else [config.target, "--download"]
     record = ["autotune", "traces", "--target", *named, "--endpoint", "http://HOST:PORT/v1", "--out", _TRACES]
     record += ["--prompts", config.prompts, "--max-new-tokens", str(config.max_new_tokens), *sampling]
     words = {
@@ -110,7 +111,16 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
     for name, value in words.items():
         finish += [] if value is None else [f"--{name}", str(value)]
     validate = ["autotune", "bench", "draft/artifact", "--target", "FOLDER"]
-    return shlex.join(fetch), shlex.join(record), shlex.join([*finish, *sampling]), shlex.join(validate)
+    return fetch, shlex.join(record), shlex.join([*finish, *sampling]), shlex.join(validate)
+
+
+def _source(repository: str, *, pickled: bool) -> tuple[str, str]:
+    """The folder of the source's weights, and the command that makes it; an empty one if it is there already."""
+    if _is_folder(repository):
+        return repository, ""
+    if pickled:
+        return f"./{converted_folder(repository)}", conversion_line(repository)
+    return _SOURCE_FOLDER, shlex.join(["hf", "download", repository, "--local-dir", _SOURCE_FOLDER])
 
 
 def _is_folder(name: str) -> bool:

@@ -38,7 +38,8 @@ def package_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
 def command_words() -> list[str]:
     """The words of this process's command, its program by name and without secrets."""
     program, *arguments = sys.argv or [""]
-    words = [Path(program).name]
+    path = Path(program)
+    words = ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
     for argument in arguments:
         secret = words[-1] == _SECRET
         words.append("…" if secret else f"{_SECRET}=…" if argument.startswith(f"{_SECRET}=") else argument)

@@ -60,6 +60,9 @@ class Rejected:
     detail: str
     stderr: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {' '.join(self.detail.split())}"
+
 
 @dataclass(frozen=True)
 class Built:

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import psutil
 
 from autotune.cache import cache_root
 from autotune.candidate import DraftShape, Precision
@@ -23,7 +22,8 @@ from autotune.database.known import TuningDatabase, fresh
 from autotune.database.subjects import SliceSubject, slice_versions
 from autotune.devices import device_lock, find_device
 from autotune.extrapolation import SliceGroup, Slicing, slices_of, whole_seconds
-from autotune.measure import fewest_threads
+from autotune.measure import threads_that_pay
+from autotune.memory import available_bytes
 from autotune.results import Evidence, LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
 from autotune.sampling import SamplingSettings
 from autotune.slice_job import GroupRequest, GroupSamples, measure_group_sandboxed, measure_loop_sandboxed
@@ -257,8 +257,7 @@ class _Extrapolation:
                 settings = replace(self._settings(count), min_time_s=_THREAD_TIME_S, min_samples=3, max_time_s=3.0)
                 measured = self._measure([program], count, settings, only_step=True)
                 seconds[count] += measured.samples_s[0][0][0]
-        medians = {count: median(samples) for count, samples in seconds.items()}
-        return fewest_threads(medians)
+        return threads_that_pay({count: median(samples) for count, samples in seconds.items()})
 
     def _measure(
         self, programs: list[str], threads: int, settings: MeasureSettings, *, only_step: bool = False
@@ -306,9 +305,8 @@ class _Extrapolation:
         """Memory that a worker may take."""
         if self.request.device != "cpu":
             return int(find_device(self.request.device).memory_bytes * _GPU_SHARE)
-        available = int(psutil.virtual_memory().available)
         limit = self.run_limits.memory_bytes
-        return available if limit is None else min(available, limit)
+        return available_bytes() if limit is None else min(available_bytes(), limit)
 
     def _source(self, slicing: Slicing) -> str:
         layers = "1 and 2 layers" if slicing is not Slicing.SINGLE else "1 layer"

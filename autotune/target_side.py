@@ -15,7 +15,7 @@ from autotune.database.subjects import TargetSubject, latency_versions
 from autotune.devices import Device, device_lock
 from autotune.errors import AutotuneError
 from autotune.evaluate import WorkerLimits
-from autotune.measure import TargetRequest, fewest_threads, measure_target_sandboxed
+from autotune.measure import TargetRequest, measure_target_sandboxed, threads_that_pay
 from autotune.programs import compile_target
 from autotune.progress import Observer
 from autotune.request import Request
@@ -221,7 +221,7 @@ def choose_threads(request: Request, program: Path, settings: MeasureSettings, l
         raise AutotuneError(
             f"the target cannot be measured: {failure.detail if failure else 'no samples'}; see --run-timeout"
         )
-    return fewest_threads(medians)
+    return threads_that_pay(medians)
 
 
 def target_measuring(request: Request) -> MeasureSettings:

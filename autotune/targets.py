@@ -9,7 +9,7 @@ from autotune import hub
 from autotune.cache import content_key
 from autotune.errors import BadRequest
 from autotune.families import family_of, read_checkpoint
-from autotune.families.checkpoint import CONFIG_FILE, CheckpointTensors, has_weights, weight_files
+from autotune.families.checkpoint import CONFIG_FILE, CheckpointTensors, conversion_line, has_weights, weight_files
 from autotune.file_hashes import known_sha256
 from autotune.presets import Preset, nearest_names, presets
 from autotune.progress import LoggingObserver, Observer
@@ -75,10 +75,10 @@ def resolve_target(name: str, *, download: bool = False, observer: Observer | No
     repository = preset.repository if preset else name
     if Path(name).expanduser().is_dir():
         raise BadRequest(f"{name} has no weights: give a folder that has them")
-    raise BadRequest(
-        f"the weights of {name} are not here (looked for {repository} in {hub.cache_folder()}): fetch them with "
-        f"`hf download {repository}`, or give the folder of a checkpoint"
-    )
+    remedy = f"fetch them with `hf download {repository}`, or give the folder of a checkpoint"
+    if preset is not None and preset.pickled:
+        remedy = f"its repository has pickled ones only; `{conversion_line(repository)}` makes a folder to give"
+    raise BadRequest(f"the weights of {name} are not here (looked for {repository} in {hub.cache_folder()}): {remedy}")
 
 
 def find_model(name: str, *, download: bool = False, observer: Observer | None = None) -> Target | Blueprint:
@@ -163,6 +163,8 @@ def _hint(name: str) -> str:
     """What may have been meant by a name that nothing has."""
     if "/" in name:
         return "there is no such folder"
+    if name.lower() in presets().drafts:
+        return f"that is a draft's shape, see `autotune targets show {name.lower()}`"
     near = nearest_names(name, (DEMO, *presets().models))
     return (
         f"{near or '`autotune targets` lists the known names'}; or give a folder with a Hugging Face checkpoint, or a "

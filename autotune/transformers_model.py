@@ -51,7 +51,7 @@ class TransformersModel:
                 target.checkpoint, dtype="auto", use_safetensors=True, local_files_only=True, **where
             ).eval()
         except (OSError, ValueError) as error:
-            raise BadRequest(f"transformers cannot open {target.id}: {error}") from error
+            raise BadRequest(f"transformers cannot open {target.id}: {' '.join(str(error).split())}") from error
         precision = _PRECISIONS.get(self._model.dtype)
         if precision is None:
             raise BadRequest(f"{target.id} is stored as {self._model.dtype}: fp32, fp16 or bf16 are needed")

@@ -107,6 +107,7 @@ def random_weights(shape: DraftShape, numerics: Numerics, seed: int = 0) -> Mode
     """
     rng = np.random.default_rng(seed)
     shared: dict[int, FloatArray] = {}
+    span = max(_MOST_RANDOM, *(size[0] for _, size in weight_shapes(shape)))  # every row begins at another number
     begun: Counter[int] = Counter()
 
     def normal(count: int, inputs: int) -> FloatArray:
@@ -119,8 +120,8 @@ def random_weights(shape: DraftShape, numerics: Numerics, seed: int = 0) -> Mode
         if rows * inputs <= _MOST_RANDOM:
             return normal(rows * inputs, inputs).reshape(size)
         if inputs not in shared:
-            shared[inputs] = normal(_MOST_RANDOM + _MOST_ALIKE + inputs, inputs)
-        begin, step = begun[inputs] % _MOST_ALIKE, _MOST_RANDOM // rows
+            shared[inputs] = normal(span + _MOST_ALIKE + inputs, inputs)
+        begin, step = begun[inputs] % _MOST_ALIKE, span // rows
         begun[inputs] += 1
         windows = np.lib.stride_tricks.sliding_window_view(shared[inputs], inputs)
         return windows[begin::step][:rows]

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from autotune.acceptance_source import AcceptanceSource, ScoredOnTraces, StandInAcceptance
 from autotune.compile.sandbox import Limits
 from autotune.config import TuneConfig
 from autotune.database.known import TuningDatabase
 from autotune.evaluate import DraftWeights, Evaluator, RandomDrafts, WorkerLimits
+from autotune.memory import worker_bytes
 from autotune.progress import Observer
 from autotune.request import Request
 from autotune.results import RunKind, TargetLatency
@@ -91,7 +90,7 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
 
 def worker_limits(config: TuneConfig) -> WorkerLimits:
     """Limits of sandboxed builds and measurements."""
-    memory = config.worker_memory or psutil.virtual_memory().total // 2
+    memory = config.worker_memory or worker_bytes()
     return WorkerLimits(Limits(config.build_timeout, memory), Limits(config.run_timeout, memory))
 
 

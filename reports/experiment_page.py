@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autotune.cache import new_folder
+from autotune.errors import BadRequest
 from autotune.reports.experiment_figures import chart_svg
 from autotune.reports.experiments import Cell, Experiment, ExperimentPage
 
@@ -38,6 +39,14 @@ def write_page(page: ExperimentPage, folder: Path) -> None:
             text = environment.get_template(f"paper.{name.partition('.')[2]}").render(content)
             (beside / name).write_text(text, encoding="utf-8")
         (beside / JSON_FILE).write_text(json.dumps(asdict(page), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def check_free(folder: Path) -> None:
+    """BadRequest unless a page may be written there: the folder is new, empty, or holds an earlier page."""
+    if folder.exists() and not folder.is_dir():
+        raise BadRequest(f"{folder} is a file: choose another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / JSON_FILE).is_file():
+        raise BadRequest(f"{folder} is not empty and holds no such page: choose another --out")
 
 
 def chart_file(experiment: Experiment, place: int) -> str:

@@ -10,7 +10,6 @@ from autotune.reports.run_table import run_table
 from autotune.reports.summary import (
     DraftSummary,
     FailureSummary,
-    FigureSummary,
     FrontSummary,
     PublishedTar,
     RunSummary,

@@ -12,8 +12,7 @@ def run_table(summary: RunSummary) -> str:
         ["device", summary.device],
         [
             "target alone",
-            f"{speed(summary.baseline.tokens_per_s, summary.baseline.interval)} tokens/s"
-            f" ({summary.baseline.evidence})",
+            f"{speed(summary.baseline.tokens_per_s, summary.baseline.interval)} tokens/s ({summary.baseline.evidence})",
         ],
         *_latency_rows(summary),
         ["shapes evaluated", str(summary.shapes_evaluated)],

@@ -112,6 +112,11 @@ def test_drafts_cannot_be_cut_from_weights_that_are_elsewhere(
         find_cast(configure(source=str(away), traces=str(traces)))
 
 
+def test_a_source_of_pickled_weights_is_to_be_converted(configure: Configure, traces: Path) -> None:
+    with pytest.raises(BadRequest, match=r"opt-6.7b .* not here: `python -c .*'facebook/opt-6.7b'.*` makes a folder"):
+        find_cast(configure(target="opt-66b", source="opt-6.7b", traces=str(traces)))
+
+
 def test_vocabularies_must_have_the_same_size(configure: Configure) -> None:
     with pytest.raises(BadRequest, match="have 320 and 2048 rows"):
         find_cast(configure(source="demo"))

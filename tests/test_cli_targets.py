@@ -74,8 +74,38 @@ def test_showing_a_folder(targets: Targets, tiny_checkpoint: Path) -> None:
     assert list(shown["commands"]) == ["run"]
 
 
+def test_showing_a_named_draft(targets: Targets) -> None:
+    code, out, _ = targets("show", "noft-wide-796m")
+    assert code == 0
+    assert "5L-32H-11008F-4096D" in out
+    assert "autotune run --target llama-65b --source llama-7b" in out
+    shown = json.loads(targets("show", "noft-wide-796m", "--json")[1])
+    assert shown["source"] == "llama-7b"
+    assert shown["kv_bytes_per_token"]["bf16"] == 2 * 5 * 4096 * 2
+
+
+def test_pickled_weights_are_converted_not_fetched(targets: Targets) -> None:
+    commands = json.loads(targets("show", "opt-66b", "--json")[1])["commands"]
+    assert list(commands) == ["convert target", "convert source", "then run", "plan without weights"]
+    assert "'facebook/opt-66b'" in commands["convert target"]
+    assert commands["then run"] == "autotune run --target opt-66b-safetensors --source opt-6.7b-safetensors"
+    assert commands["plan without weights"] == "autotune run --target opt-66b --source opt-6.7b"
+    assert "pickled weights only" in targets("show", "opt-66b")[1]
+
+
+def test_a_pickled_source_is_converted_and_the_target_fetched(targets: Targets) -> None:
+    commands = json.loads(targets("show", "llama-2-7b", "--json")[1])["commands"]
+    assert list(commands) == ["convert source", "then run", "plan without weights"]
+    run = "autotune run --target llama-2-7b --source Sheared-LLaMA-1.3B-safetensors --download"
+    assert commands["then run"] == run
+
+
 def test_an_unknown_name(targets: Targets) -> None:
     code, out, err = targets("show", "lama-65b")
     assert (code, out) == (2, "")
     assert err.startswith("error: unknown target 'lama-65b': did you mean llama-65b")
     assert len(err.splitlines()) == 1
+
+
+def test_a_draft_is_no_target(targets: Targets) -> None:
+    assert "that is a draft's shape, see `autotune targets show noft-1.3b`" in targets("show", "NoFT-1.3B")[2]

@@ -16,7 +16,6 @@ from autotune.measure import (
     BurstRequest,
     TargetRequest,
     burst_job,
-    fewest_threads,
     measure_bursts,
     measure_bursts_sandboxed,
     measure_overheads,
@@ -24,6 +23,7 @@ from autotune.measure import (
     measure_verifications,
     reject_not_a_number,
     sample_seconds,
+    threads_that_pay,
 )
 from autotune.program import Program
 from autotune.results import LatencyTable, MeasureSettings, Rejected, RejectReason
@@ -60,12 +60,6 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
-
-
-def test_more_threads_are_taken_only_if_they_pay_clearly() -> None:
-    assert fewest_threads({1: 1.0, 2: 0.95, 4: 0.92}) == 1
-    assert fewest_threads({4: 0.3, 2: 0.6, 1: 1.0}) == 4
-    assert fewest_threads({2: 0.5, 4: 0.48}) == 2
 
 
 def test_runs_are_warmed_up_and_then_interleaved(clock: Clock) -> None:
@@ -357,3 +351,11 @@ def test_more_steps_take_longer_on_a_session_whose_cost_is_its_steps(clock: Cloc
     seconds = [table.seconds(n) for n in range(1, 5)]
     assert seconds == pytest.approx([0.001, 0.002, 0.003, 0.004])
     assert all(before < after for before, after in pairwise(seconds))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [({1: 1.0}, 1), ({1: 1.0, 2: 0.95}, 1), ({1: 1.0, 2: 0.6, 4: 0.58}, 2), ({2: 1.0, 4: 0.5, 8: 0.2}, 8)],
+)
+def test_more_threads_must_pay_clearly(seconds: dict[int, float], chosen: int) -> None:
+    assert threads_that_pay(seconds) == chosen

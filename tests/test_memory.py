@@ -4,7 +4,7 @@ import pytest
 
 from autotune import memory
 from autotune.errors import BadRequest
-from autotune.memory import available_bytes, check_memory, compile_bytes, source_bytes
+from autotune.memory import available_bytes, check_memory, compile_bytes, source_bytes, worker_bytes
 from autotune.number_formats import Precision
 from autotune.presets import presets
 from autotune.programs import compile_target
@@ -40,6 +40,13 @@ def test_the_tightest_cgroup_counts(machine: Path) -> None:
     assert available_bytes() == 12 * GIB
     limit(machine / "outer", 8 * GIB, 5 * GIB, inactive_file=2 * GIB)
     assert available_bytes() == 5 * GIB
+
+
+def test_workers_may_take_half_of_what_there_is_at_all(machine: Path) -> None:
+    limit(machine / "outer/own", "max", 0)
+    assert worker_bytes() == 12 * GIB
+    limit(machine / "outer", 8 * GIB, 5 * GIB)
+    assert worker_bytes() == 4 * GIB
 
 
 def test_too_little_is_said_with_the_number(machine: Path) -> None:

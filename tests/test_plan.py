@@ -66,6 +66,16 @@ def test_every_command_takes_the_flags_it_is_given(request_65b: Request) -> None
             assert not word.startswith("--") or word in shown, word
 
 
+def test_a_source_of_pickled_weights_is_converted() -> None:
+    request = resolve(make_config({"target": "opt-66b", "backend": "onnxruntime"}))
+    build = Build(replace(request.source.shape, layers=5), "onnxruntime", Precision.INT8)
+    fetch, record, finish, _ = plan_commands(request, build, SCORE)
+    assert fetch.startswith("python -c ")
+    assert "'facebook/opt-6.7b'" in fetch
+    assert "--target ./opt-6.7b-safetensors " in record  # the repository has no tokenizer.json either
+    assert flags_of(finish)["source"] == "./opt-6.7b-safetensors"
+
+
 def test_the_text_says_what_is_known_and_how(request_65b: Request) -> None:
     text = plan_text(request_65b, build_of(request_65b), SCORE)
     assert "**This is a plan, not a result.**" in text

@@ -32,3 +32,10 @@ def test_no_two_random_matrices_are_equal() -> None:
     weights = random_weights(shape, NUMERICS)
     matrices = [np.ascontiguousarray(array).tobytes() for array in weights.arrays.values() if array.ndim == 2]
     assert len(set(matrices)) == len(matrices)
+
+
+def test_tables_of_more_rows_than_random_numbers_have_no_two_equal_neighbours() -> None:
+    shape = replace(SHAPE, vocab=(1 << 20) + 5)
+    table = random_weights(shape, NUMERICS).arrays["embed"]
+    assert table.shape == (shape.vocab, SHAPE.hidden)
+    assert not np.array_equal(table[-1], table[-2])

@@ -65,13 +65,18 @@ def has_weights(folder: Path) -> bool:
 
 def conversion_line(name: str) -> str:
     """The command that writes a checkpoint of pickled weights anew as safetensors, its tokenizer with it."""
-    converted = f"{name.rstrip('/').rpartition('/')[2]}-safetensors"
+    converted = converted_folder(name)
     code = (
         "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
         f"M.from_pretrained({name!r}, dtype='auto').save_pretrained({converted!r}); "
         f"T.from_pretrained({name!r}).save_pretrained({converted!r})"
     )
     return f'python -c "{code}"'
+
+
+def converted_folder(name: str) -> str:
+    """The folder that `conversion_line` writes."""
+    return f"{name.rstrip('/').rpartition('/')[2]}-safetensors"
 
 
 class CheckpointTensors:

@@ -20,7 +20,8 @@ from autotune.paper.published import (
 )
 from autotune.paper.timing import Steps, step_s
 from autotune.reports.experiments import Cell, Chart, Experiment, Series, Table
-from autotune.results import Evidence, TargetLatency
+from autotune.results import Evidence, Rejected, TargetLatency
+from autotune.score import weakest
 from autotune.shape import DraftShape
 
 MOST_LOOKAHEAD = 16
@@ -37,6 +38,9 @@ class Sides:
     target_s: Sequence[float]
     """Verification of 1, 2, … positions."""
     evidence: Evidence
+    """Of the weaker side."""
+    target_source: str | None = None
+    """Whose figures the target's are and how they came about."""
 
     @property
     def longest(self) -> int:
@@ -58,7 +62,7 @@ def sides_here(steps: Steps, target: TargetLatency) -> Sides:
     """What was measured on this device."""
     drafts = {name: seconds for name in steps if (seconds := step_s(steps, name))}
     verify = [target.verify.seconds(n) for n in range(1, target.verify.largest + 1)]
-    return Sides(drafts, verify, target.verify.evidence)
+    return Sides(drafts, verify, target.verify.evidence, target.source)
 
 
 def acceptance_rate(tokens_per_round: float, lookahead: int) -> float:
@@ -106,21 +110,23 @@ def cache_sizes(shapes: Mapping[str, DraftShape]) -> Experiment:
     )
 
 
-def throughput_model(here: Sides | None) -> Experiment:
+def throughput_model(here: Sides | Rejected) -> Experiment:
     """(d): tokens/s = TAR(k) / (k · t_draft + t_target), over k, with the paper's TARs."""
-    settings = [("the paper's latencies", published_sides()), *([("here", here)] if here else [])]
+    settings = [
+        (place, sides) for place, sides in _both_sides(here) if all(name in sides.draft_s for name in (DEEP, WIDE))
+    ]
     tables, charts, words = [], [], []
     for place, sides in settings:
-        if not all(name in sides.draft_s for name in (DEEP, WIDE)):
-            continue
         curves = {name: _curve(name, sides) for name in (DEEP, WIDE)}
         tables.append(_curve_table(f"With {place}", curves, sides))
         lookaheads = tuple(float(k) for k in range(1, len(curves[DEEP]) + 1))
         series = tuple(Series(name, lookaheads, tuple(curve)) for name, curve in curves.items())
         charts.append(Chart(f"With {place}", "lookahead k", "tokens/s", series))
         words.append(_model_words(place, curves, sides))
-    if here is None:
-        words.append("The target's latency here is not known, so only the paper's latencies are used.")
+    if isinstance(here, Rejected):
+        words.append(_why_not(here))
+    elif len(settings) == 1:
+        words.append(f"{DEEP} and {WIDE} could not both be measured here, so only the paper's latencies are used.")
     return Experiment(
         key="d",
         title="The throughput model",
@@ -129,28 +135,35 @@ def throughput_model(here: Sides | None) -> Experiment:
         claim_source=f"{SECOND_HAND}; k = {FITTED_LOOKAHEAD} and {FITTED_TARGET_S * 1e3:.0f} ms for the target are "
         f"{DERIVED} from these two rows",
         finding=" ".join(words),
-        evidence=tuple(dict.fromkeys(sides.evidence for _, sides in settings)),
+        evidence=_evidence([sides for _, sides in settings]),
         tables=tuple(tables),
         charts=tuple(charts),
         notes=(
             f"TAR(k) for other k assumes that every drafted token is accepted with the same chance, the one that gives "
             f"the published TAR at k = {FITTED_LOOKAHEAD}: {_rate(DEEP):.3f} and {_rate(WIDE):.3f}.",
+            *_target_notes(here),
         ),
     )
 
 
-def break_even(here: Sides | None) -> Experiment:
+def break_even(here: Sides | Rejected) -> Experiment:
     """(e): the tokens per round that a deeper draft must gain to be worth its longer burst."""
-    tables, words = [], []
-    for place, sides in [("the paper's latencies", published_sides()), *([("here", here)] if here else [])]:
+    tables, words, compared = [], [], []
+    for place, sides in _both_sides(here):
         lookahead = min(FITTED_LOOKAHEAD, sides.longest)
         rows = _break_even_rows(sides, lookahead)
+        if not rows:
+            words.append(f"With {place} there are no two drafts to compare.")
+            continue
+        compared.append(sides)
         columns = ("shallower draft", "deeper draft", "round ratio", "its TAR", "TAR needed", "gain needed")
         formats = {"round ratio": ".2f", "its TAR": ".2f", "TAR needed": ".2f", "gain needed": "+.2f"}
         tables.append(Table(columns, tuple(rows), formats, f"With {place}, k = {lookahead}"))
         ratio = _ratio_of_opt(sides, lookahead)
         if ratio:
             words.append(f"With {place}, OPT-6.7B must bring {ratio:.2f} times the tokens per round of OPT-125M.")
+    if isinstance(here, Rejected):
+        words.append(_why_not(here))
     deep_s, small_s = DRAFTS[DEEP].step_s, OPT_DRAFTS["OPT-125M"].step_s
     if deep_s and small_s:
         ratio = (FITTED_TARGET_S + FITTED_LOOKAHEAD * deep_s) / (FITTED_TARGET_S + FITTED_LOOKAHEAD * small_s)
@@ -164,10 +177,33 @@ def break_even(here: Sides | None) -> Experiment:
         claim=f"A 1.3 B draft beats a 125 M one only if it gains {_PUBLISHED_GAIN:.0f} or more in TAR.",
         claim_source=SECOND_HAND,
         finding=" ".join(words),
-        evidence=(Evidence.ESTIMATED,) if here is None else (Evidence.ESTIMATED, here.evidence),
+        evidence=_evidence(compared),
         tables=tuple(tables),
-        notes=("B beats A exactly if TAR_B / TAR_A is more than the ratio of their rounds' seconds.",),
+        notes=(
+            "B beats A exactly if TAR_B / TAR_A is more than the ratio of their rounds' seconds.",
+            *_target_notes(here),
+        ),
     )
+
+
+def _both_sides(here: Sides | Rejected) -> list[tuple[str, Sides]]:
+    """The latencies to compute with, each with whose they are."""
+    published = ("the paper's latencies", published_sides())
+    return [published] if isinstance(here, Rejected) else [published, ("this device's latencies", here)]
+
+
+def _evidence(computed_with: Sequence[Sides]) -> tuple[Evidence, ...]:
+    """Of what is computed with each: no more than estimated, whatever the latencies are."""
+    return tuple(dict.fromkeys(weakest(Evidence.ESTIMATED, sides.evidence) for sides in computed_with))
+
+
+def _target_notes(here: Sides | Rejected) -> tuple[str, ...]:
+    source = None if isinstance(here, Rejected) else here.target_source
+    return (f"Beside the drafts measured on this device, LLaMA-65B's latency is {source}.",) if source else ()
+
+
+def _why_not(here: Rejected) -> str:
+    return f"LLaMA-65B could not be measured here ({here}), so only the paper's latencies are used."
 
 
 def _rate(name: str) -> float:
@@ -201,13 +237,18 @@ def _model_words(place: str, curves: Mapping[str, Sequence[float]], sides: Sides
     gain = max(curves[WIDE]) / max(curves[DEEP]) - 1
     alone = 1 / sides.target_s[0]
     words = (
-        f"With {place}, each draft at its own best k ({best[DEEP]} and {best[WIDE]}), {WIDE} gives {gain:+.0%}, "
-        f"{max(curves[WIDE]):.2f} tokens/s where the target alone gives {alone:.2f}."
+        f"With {place}, each draft at its own best k ({best[DEEP]} and {best[WIDE]}), {WIDE} gives {_percent(gain)} "
+        f"over {DEEP}, {max(curves[WIDE]):.2f} tokens/s where the target alone gives {alone:.2f}."
     )
     if len(curves[DEEP]) >= FITTED_LOOKAHEAD:
         fixed = curves[WIDE][FITTED_LOOKAHEAD - 1] / curves[DEEP][FITTED_LOOKAHEAD - 1] - 1
-        words += f" At k = {FITTED_LOOKAHEAD} it gives {fixed:+.0%} (paper: {WIDE_GAIN:+.0%})."
+        words += f" At k = {FITTED_LOOKAHEAD} it gives {_percent(fixed)} (paper: {WIDE_GAIN:+.0%})."
     return words
+
+
+def _percent(share: float) -> str:
+    """A change in whole per cent, with its sign; never -0%."""
+    return f"{round(share, 2) + 0.0:+.0%}"
 
 
 def _break_even_rows(sides: Sides, lookahead: int) -> list[tuple[Cell, ...]]:

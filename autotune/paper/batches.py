@@ -54,7 +54,7 @@ def time_batches(
             request = BatchRequest(*programs, MOST_LOOKAHEAD, timing.measuring)
             table = measure_batch(request, timing.limits, device_lock(timing.device))
         if isinstance(table, Rejected):
-            failures[batch] = f"{table.reason.value}: {table.detail}"
+            failures[batch] = str(table)
         else:
             tables.append(table)
         on_progress((place + 1) / len(batches))
@@ -100,6 +100,11 @@ def _finding(entries: Sequence[BatchEntry], device: str) -> str:
     if not entries:
         return "No batch could be measured."
     first, last = entries[0], entries[-1]
+    if first is last:
+        return (
+            f"On {device}, only batch {first.batch} could be measured: its best k is {first.lookahead}, its speed-up "
+            f"{first.speedup.value:.2f}."
+        )
     return (
         f"On {device}, the best k goes from {first.lookahead} at batch {first.batch} to {last.lookahead} at batch "
         f"{last.batch}, the speed-up from {first.speedup.value:.2f} to {last.speedup.value:.2f}."

@@ -32,7 +32,7 @@ def by_depth(deep: Shapes, heads: Shapes, steps: Steps, device: str) -> Experime
         "heads (twice the width) leave it almost unchanged.",
         claim_source=f"{SECOND_HAND}; the exact shapes and milliseconds are {UNKNOWN}",
         finding=" ".join(words) or "No shape could be measured.",
-        evidence=(Evidence.MEASURED,),
+        evidence=_evidence(steps, {**deep, **heads}),
         tables=(_table("By depth", deep, steps), _table("By heads, at equal depth", heads, steps)),
         charts=(
             _chart("By depth", "layers", layers, depth_ms, _spreads(deep, steps)),
@@ -79,7 +79,7 @@ def named_drafts(shapes: Shapes, steps: Steps, device: str) -> Experiment:
         "OPT drafts take 6.23 ms (125 M) to 18.56 ms (6.7 B).",
         claim_source=f"{SECOND_HAND}; the steps of the smaller drafts are {UNKNOWN}",
         finding=finding,
-        evidence=(Evidence.MEASURED,),
+        evidence=_evidence(steps, shapes),
         tables=(
             Table(
                 (
@@ -162,9 +162,13 @@ def _quartiles(steps: Steps, name: str) -> str | None:
     return f"{low * 1e3:.2f} … {high * 1e3:.2f}"
 
 
+def _evidence(steps: Steps, shapes: Shapes) -> tuple[Evidence, ...]:
+    return (Evidence.MEASURED,) if any(step_s(steps, name) for name in shapes) else ()
+
+
 def _failure(steps: Steps, name: str) -> str:
     table = steps[name]
-    return f"{table.reason.value}: {table.detail}" if isinstance(table, Rejected) else ""
+    return str(table) if isinstance(table, Rejected) else ""
 
 
 def _ms(seconds: float | None, parts: int = 1) -> float | None:

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from autotune.candidate import Precision
 from autotune.devices import Device, find_device
-from autotune.errors import AutotuneError, BadRequest
+from autotune.errors import BadRequest
 from autotune.latency_file import read_target_latency
 from autotune.paper.agreement import agreement, score_drafts, spread_shapes
 from autotune.paper.arithmetic import Sides, break_even, cache_sizes, sides_here, throughput_model
@@ -23,7 +24,7 @@ from autotune.paper.shapes import of_equal_depth, of_equal_size, shrunk
 from autotune.paper.timing import Steps, Timing, time_steps
 from autotune.progress import Observer
 from autotune.provenance import command_words, package_versions
-from autotune.reports.experiment_page import write_page
+from autotune.reports.experiment_page import check_free, write_page
 from autotune.reports.experiments import Experiment, ExperimentPage
 from autotune.results import Rejected, TargetLatency
 from autotune.sampling import SamplingSettings
@@ -57,9 +58,14 @@ class PaperSettings:
 
 
 def reproduce(settings: PaperSettings, observer: Observer) -> ExperimentPage:
-    """The page that was written into `settings.out`."""
+    """The page that was written into `settings.out`; BadRequest, before anything is measured, if it cannot be."""
     began_s = time.monotonic()
-    work = settings.out.parent / f".{settings.out.name}-work"
+    check_free(settings.out)
+    try:
+        settings.out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{settings.out.name}-", dir=settings.out.parent))
+    except OSError as error:
+        raise BadRequest(f"cannot write {settings.out}: {error.strerror or error}") from error
     try:
         experiments = _Reproduction(settings, work, observer).experiments()
     finally:
@@ -75,6 +81,9 @@ class _Reproduction:
     def __init__(self, settings: PaperSettings, work: Path, observer: Observer) -> None:
         self._settings, self._work, self._observer = settings, work, observer
         self._device = find_device(settings.timing.device)
+        table = settings.target_latency
+        # Read at once: a table that will not do is told before anything is measured.
+        self._given = read_target_latency(table, range(FITTED_LOOKAHEAD + 1)) if table else None
 
     def experiments(self) -> tuple[Experiment, ...]:
         """Those that were asked for, in the paper's order."""
@@ -102,14 +111,15 @@ class _Reproduction:
         return time_steps(self._named, self._settings.timing, self._work / "named", self._observer)
 
     @cached_property
-    def _sides(self) -> Sides:
-        return sides_here(self._steps, self._target_latency())
+    def _sides(self) -> Sides | Rejected:
+        steps, latency = self._steps, self._target_latency()
+        return latency if isinstance(latency, Rejected) else sides_here(steps, latency)
 
-    def _target_latency(self) -> TargetLatency:
+    def _target_latency(self) -> TargetLatency | Rejected:
         """LLaMA-65B's side of a round: the user's table, or extrapolated from slices."""
         settings, timing = self._settings, self._settings.timing
-        if settings.target_latency is not None:
-            return read_target_latency(settings.target_latency, range(FITTED_LOOKAHEAD + 1))
+        if self._given is not None:
+            return self._given
         self._observer.phase("Measuring layers of LLaMA-65B")
         request = SliceRequest(
             backend=timing.backend,
@@ -120,7 +130,7 @@ class _Reproduction:
             sampling=SamplingSettings(),
             thread_counts=(timing.measuring.threads,),
         )
-        latency = extrapolate_target(
+        return extrapolate_target(
             shrunk(LLAMA_65B, settings.shrink),
             Numerics("llama", 1e-6, 10_000.0, 2048),
             request,
@@ -128,9 +138,6 @@ class _Reproduction:
             run_limits=timing.limits,
             on_progress=self._observer.progress,
         )
-        if isinstance(latency, Rejected):
-            raise AutotuneError(f"LLaMA-65B cannot be measured here: {latency.reason.value}, {latency.detail}")
-        return latency
 
     def _by_depth(self) -> Experiment:
         deep, heads = (

@@ -32,6 +32,8 @@ class Preset:
     """Preset that drafts for it are cut from by default."""
     licence: str
     gated: bool
+    pickled: bool
+    """Whether its repository has no safetensors, so that its weights must be converted before they are used."""
     shape: DraftShape
     numerics: Numerics
 
@@ -68,6 +70,7 @@ class _Model(BaseModel):
     source: str | None = None
     tokenizer: str | None = None
     gated: bool = False
+    pickled: bool = False
 
 
 class _Draft(BaseModel):
@@ -135,6 +138,7 @@ def _preset(name: str, model: _Model, path: Path) -> Preset:
         source=model.source or name,
         licence=model.licence,
         gated=model.gated,
+        pickled=model.pickled,
         shape=shape,
         numerics=numerics,
     )

@@ -16,6 +16,7 @@ from autotune.paper.published import DEEP, DRAFTS, FITTED_LOOKAHEAD, WIDE
 from autotune.results import Evidence, LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
 
 SETTINGS = MeasureSettings(context_tokens=16, threads=1)
+TOO_LARGE = Rejected(RejectReason.OUT_OF_MEMORY, "it needs 99 GiB")
 SHAPES = {name: draft.shape for name, draft in DRAFTS.items()}
 
 
@@ -52,9 +53,9 @@ def test_cache_sizes_are_the_papers() -> None:
 
 
 def test_the_model_needs_no_device() -> None:
-    experiment = throughput_model(None)
+    experiment = throughput_model(TOO_LARGE)
     assert "+41% (paper: +41%)" in experiment.finding
-    assert "not known" in experiment.finding
+    assert "LLaMA-65B could not be measured here (out-of-memory: it needs 99 GiB)" in experiment.finding
     assert len(experiment.tables) == 1
     assert experiment.evidence == (Evidence.ESTIMATED,)
 
@@ -71,7 +72,8 @@ def test_latencies_of_this_device_stand_beside_the_papers() -> None:
     assert here.round_s(DEEP, 8) == pytest.approx(0.26)
     experiment = throughput_model(here)
     assert len(experiment.charts) == 2
-    assert Evidence.EXTRAPOLATED in experiment.evidence
+    assert "With this device's latencies, each draft" in experiment.finding
+    assert experiment.evidence == (Evidence.ESTIMATED, Evidence.EXTRAPOLATED)
     assert [len(series.x) for series in experiment.charts[1].series] == [8, 8]
     rows = break_even(here).tables[1].rows
     assert rows == (
@@ -79,7 +81,26 @@ def test_latencies_of_this_device_stand_beside_the_papers() -> None:
     )
 
 
+def test_what_is_computed_from_measured_latencies_is_an_estimate() -> None:
+    steps = {DEEP: table(0.01), WIDE: table(0.01)}
+    here = sides_here(steps, TargetLatency(table(*(0.1 for _ in range(9))), 0.0, 0.0, source="measured by the user"))
+    for experiment in (throughput_model(here), break_even(here)):
+        assert experiment.evidence == (Evidence.ESTIMATED,)
+        assert "LLaMA-65B's latency is measured by the user" in experiment.notes[-1]
+    assert "-0%" not in throughput_model(here).finding
+
+
 def test_break_even_compares_drafts_of_one_kind() -> None:
-    pairs = [row[:2] for row in break_even(None).tables[0].rows]
+    pairs = [row[:2] for row in break_even(TOO_LARGE).tables[0].rows]
     assert pairs == [("OPT-125M", "OPT-6.7B"), (WIDE, DEEP)] or set(pairs) == {("OPT-125M", "OPT-6.7B"), (WIDE, DEEP)}
-    assert "OPT-6.7B must bring 1.90 times" in break_even(None).finding
+    assert "OPT-6.7B must bring 1.90 times" in break_even(TOO_LARGE).finding
+
+
+def test_drafts_that_could_not_be_measured_leave_the_papers_figures() -> None:
+    verify = table(*(0.1 for _ in range(9)), evidence=Evidence.EXTRAPOLATED)
+    here = sides_here({DEEP: TOO_LARGE, WIDE: table(0.01)}, TargetLatency(verify, 0.0, 0.0))
+    for experiment in (throughput_model(here), break_even(here)):
+        assert len(experiment.tables) == 1
+        assert experiment.evidence == (Evidence.ESTIMATED,)
+    assert "could not both be measured" in throughput_model(here).finding
+    assert "no two drafts to compare" in break_even(here).finding

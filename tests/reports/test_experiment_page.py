@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune.reports.experiment_page import cell_text, write_page
+from autotune.errors import BadRequest
+from autotune.reports.experiment_page import cell_text, check_free, write_page
 from autotune.reports.experiments import Chart, Experiment, ExperimentPage, Series, Table
 from autotune.results import Evidence
 
@@ -45,6 +46,17 @@ def test_the_same_page_has_the_same_bytes(page: ExperimentPage, tmp_path: Path) 
     for name in ("one", "two"):
         write_page(page, tmp_path / name)
     assert (tmp_path / "one" / "index.html").read_bytes() == (tmp_path / "two" / "index.html").read_bytes()
+
+
+def test_only_a_folder_of_ours_is_replaced(page: ExperimentPage, tmp_path: Path) -> None:
+    check_free(tmp_path / "new")
+    check_free(tmp_path)  # empty
+    write_page(page, tmp_path / "old")
+    check_free(tmp_path / "old")
+    with pytest.raises(BadRequest, match="not empty and holds no such page"):
+        check_free(tmp_path)
+    with pytest.raises(BadRequest, match="is a file"):
+        check_free(tmp_path / "old" / "index.html")
 
 
 def test_cells_are_printed_as_their_column_says() -> None:
