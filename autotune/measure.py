@@ -35,8 +35,6 @@ MAX_SAMPLES = 400
 BURST_MARGIN = 1.05
 """How many times faster than calls a burst in one program must be to be chosen: below that, the two are level within
 the noise of a measurement, and calls need neither the memory nor the loading time of the further programs."""
-THREAD_GAIN = 0.9
-"""More threads are taken only if they cut a step's time below this share."""
 _FEWEST_SAMPLES = 3
 _SLOW_MAX_TIME_S = 10.0
 """Bursts of slow drafts are sampled for this long, or three times each."""

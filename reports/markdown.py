@@ -29,8 +29,8 @@ _TITLES = {
 }
 
 _SLICED_BATCHES = (
-    " The target's weights are not here: n positions of each of b sequences are taken to be verified in the time in which "
-    "its slices verify b · n positions of one."
+    " The target's weights are not here: n positions of each of b sequences are taken to be verified in the time in "
+    "which its slices verify b · n positions of one."
 )
 _ASSUMED_BATCHES = {
     RunKind.WHOLE: "",
