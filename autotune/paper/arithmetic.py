@@ -237,8 +237,9 @@ def _model_words(place: str, curves: Mapping[str, Sequence[float]], sides: Sides
     gain = max(curves[WIDE]) / max(curves[DEEP]) - 1
     alone = 1 / sides.target_s[0]
     words = (
-        f"With {place}, each draft at its own best k ({best[DEEP]} and {best[WIDE]}), {WIDE} gives {_percent(gain)} "
-        f"over {DEEP}, {max(curves[WIDE]):.2f} tokens/s where the target alone gives {alone:.2f}."
+        f"With {place}, each draft at its own best k of 1 … {len(curves[DEEP])} ({best[DEEP]} and {best[WIDE]}), "
+        f"{WIDE} gives {_percent(gain)} over {DEEP}, {max(curves[WIDE]):.2f} tokens/s where the target alone gives "
+        f"{alone:.2f}."
     )
     if len(curves[DEEP]) >= FITTED_LOOKAHEAD:
         fixed = curves[WIDE][FITTED_LOOKAHEAD - 1] / curves[DEEP][FITTED_LOOKAHEAD - 1] - 1

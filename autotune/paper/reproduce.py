@@ -59,11 +59,11 @@ class PaperSettings:
 
 def reproduce(settings: PaperSettings, observer: Observer) -> ExperimentPage:
     """The page that was written into `settings.out`; BadRequest, before anything is measured, if it cannot be."""
-    began_s = time.monotonic()
-    check_free(settings.out)
+    began_s, out = time.monotonic(), settings.out.resolve()
+    check_free(out)
     try:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{settings.out.name}-", dir=settings.out.parent))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
         raise BadRequest(f"cannot write {settings.out}: {error.strerror or error}") from error
     try:
@@ -71,7 +71,7 @@ def reproduce(settings: PaperSettings, observer: Observer) -> ExperimentPage:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     page = _page(settings, experiments, time.monotonic() - began_s)
-    write_page(page, settings.out)
+    write_page(page, out)
     return page
 
 

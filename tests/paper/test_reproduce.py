@@ -22,6 +22,15 @@ def test_a_page_without_measurements_leaves_nothing_but_itself(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
+def test_a_link_leads_to_the_folder_that_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    (tmp_path / "link").symlink_to("page")
+    for _ in range(2):
+        reproduce(PaperSettings(TIMING, tmp_path / "link", ("c",)), LoggingObserver())
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "page" / "index.html").is_file()
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(BadRequest, match="not empty"):
