@@ -17,14 +17,12 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from autotune.acceptance import bootstrap_interval
 from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.compile.sandbox import CandidateRejected, Limits, Phase, run_sandboxed
 from autotune.devices import find_device
 from autotune.measure import sample_seconds
 from autotune.results import (
     Acceptance,
-    Evidence,
     Figure,
     LatencyTable,
     MeasureSettings,
@@ -33,7 +31,7 @@ from autotune.results import (
     TargetLatency,
 )
 from autotune.runtime.session import BatchSession, open_batch_session
-from autotune.score import weakest
+from autotune.score import score_lookahead, score_target_alone
 from autotune.shape import DraftShape
 
 _PREFILL_TOKENS = 64
@@ -125,28 +123,22 @@ def _entry(
     lookaheads: Collection[int] | None,
 ) -> BatchEntry:
     batch = table.batch
-    alone = batch / (table.verify.seconds(1) + batch * plain_overhead_s)
-    rates = {
-        k: batch / (table.burst.seconds(k) + table.verify.seconds(k + 1) + batch * overhead_s)
+    target = TargetLatency(table.verify, batch * overhead_s, batch * plain_overhead_s)
+    scores = {0: score_target_alone(target)} | {
+        k: score_lookahead(acceptance, table.burst, target, k)
         for k in range(1, min(acceptance.max_lookahead, table.max_lookahead) + 1)
         if lookaheads is None or k in lookaheads
     }
-    speeds = {0: alone} | {k: rate * acceptance.tokens_per_round(k) for k, rate in rates.items()}
-    best = max(speeds, key=lambda k: speeds[k])  # of equals the smallest
-    largest = max(k for k in speeds if k == 0 or speeds[k] > alone)
-    # A sum of measured parts is an estimate of the round.
-    evidence = weakest(Evidence.ESTIMATED, table.burst.evidence, table.verify.evidence)
-    if best == 0:
-        figures = Figure(alone, evidence), Figure(1.0, evidence)
-    else:
-        evidence = weakest(evidence, acceptance.evidence)
-        low, high = bootstrap_interval(acceptance, best)
-        speed, rate = speeds[best], rates[best]
-        figures = (
-            Figure(speed, evidence, low * rate, high * rate),
-            Figure(speed / alone, evidence, low * rate / alone, high * rate / alone),
-        )
-    return BatchEntry(batch, best, largest, *figures)
+    alone = scores[0].tokens_per_s.value
+    best = max(scores, key=lambda k: scores[k].tokens_per_s.value)  # of equals the smallest
+    largest = max(k for k in scores if k == 0 or scores[k].tokens_per_s.value > alone)
+    return BatchEntry(batch, best, largest, _of_all(scores[best].tokens_per_s, batch), scores[best].speedup)
+
+
+def _of_all(figure: Figure, batch: int) -> Figure:
+    """The tokens/s of all sequences together, of those of one."""
+    low, high = (None if end is None else batch * end for end in (figure.low, figure.high))
+    return Figure(batch * figure.value, figure.evidence, low, high)
 
 
 def measure_batch(request: BatchRequest, limits: Limits, lock: FileLock) -> BatchTable | Rejected:

@@ -71,6 +71,8 @@ def _decode_and_ship(
     winner = validation.winner
     if winner:
         _schedule(conclusion, bench, partial(_finished, bench, winner[0]), folder, watcher)
+    elif max(config.batch) > 1:
+        watcher.note("batches are not measured: no draft decoded faster than the target alone")
     if winner and config.tune_kernels and not conclusion.interrupted:
         try:
             finalist, conclusion.tuning = tune_winner(bench, *winner, folder.work / "tuned", watcher)

@@ -344,7 +344,8 @@ def _batches(summary: RunSummary) -> Iterable[str]:
     yield "## Batches"
     yield (
         "The lookahead with the most tokens/s when several sequences are decoded at once, and the largest still "
-        "faster than the target alone. Caches are those of all sequences at the run's context."
+        "faster than the target alone. Caches are those of all sequences at the run's context. "
+        "Programs for several sequences are ONNX Runtime's, whatever compiled the pair."
         + _ASSUMED_BATCHES[summary.kind]
     )
     yield table(

@@ -121,3 +121,12 @@ def test_a_draft_ships_also_without_its_batches(
     assert (conclusion.manifest, conclusion.schedule, conclusion.failure) == (MANIFEST, None, None)
     assert conclusion.interrupted is isinstance(error, KeyboardInterrupt)
     assert ("no lookahead is scheduled by batch size: no room" in observer.notes) is not conclusion.interrupted
+
+
+def test_without_a_winner_no_batches_are_measured_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "validate", lambda *_: SimpleNamespace(winner=None))
+    monkeypatch.setattr(module, "make_schedule", raising(AssertionError("measured")))
+    monkeypatch.setattr(module, "ship", lambda *_: MANIFEST)
+    observer = SilentObserver()
+    assert ended(RunKind.WHOLE, found(), observer, batch=(1, 4)).manifest is MANIFEST
+    assert observer.notes[0].startswith("batches are not measured: no draft")

@@ -16,8 +16,10 @@ from autotune.errors import ArtifactError
 from autotune.families import describe_config
 from autotune.families.checkpoint import read_config
 from autotune.plan import plan_commands, plan_text
+from autotune.presets import presets
 from autotune.request import Request, resolve
 from autotune.results import Evidence, Figure, Measured, Score
+from autotune.search_space.space import make_space
 from autotune.ship import ship_plan
 from tests.support.figures import measured, record
 
@@ -54,6 +56,18 @@ def test_the_command_that_finishes_the_job_asks_for_the_very_draft(request_65b: 
     assert (config.lookahead, config.draft_vocab, config.precision) == ("5", "full", (Precision.INT8,))
     trimmed = plan_commands(request_65b, build_of(request_65b, draft_vocab=8000), SCORE)[2]
     assert make_config(flags_of(trimmed)).draft_vocab == "8000"
+
+
+@pytest.mark.parametrize("name", presets().models)
+def test_of_every_preset_the_last_command_leaves_the_very_draft(name: str) -> None:
+    request = resolve(make_config({"target": name, "backend": "onnxruntime"}))
+    for shape in (request.space.smallest, request.space.deepest):
+        build = Build(shape, "onnxruntime", request.precision[0])
+        config = make_config(flags_of(plan_commands(request, build, SCORE)[2]))
+        assert config.precision is not None
+        space = make_space(request.source.shape, config.ranges, config.backend, config.precision)
+        assert space.size == 1
+        assert shape in space
 
 
 def test_every_command_takes_the_flags_it_is_given(request_65b: Request) -> None:
