@@ -12,13 +12,21 @@ from autotune.targets import preset_of
 
 _SOURCE_FOLDER = "./source"
 _TRACES = "traces.safetensors"
+_OF_A_TARGET_ELSEWHERE = ("traces", "target-latency", "target-tp", "collective-latency")
 
 
 def plan_text(request: Request, build: Build, score: Score) -> str:
     """The text of `PLAN.md`."""
     target, source = request.target.id, request.source.id
     fetch, record, finish, validate = plan_commands(request, build, score)
+    given = request.config.target_latency is not None or _is_whole_then(request)
     instead = ", instead of `--batch`" if max(request.config.batch) > 1 else ""
+    table = (
+        ""
+        if given
+        else f"Add `--target-latency FILE` with the target's own latencies, measured where it is served{instead}, and "
+        "nothing in this run is\nextrapolated. "
+    )
     if _is_folder(source):
         get_source = f"Put the weights and the tokenizer of {source} into that folder, beside its `config.json`."
     else:
@@ -55,8 +63,7 @@ Where {target} is served by an engine with an OpenAI-compatible interface; put i
 {finish}
 ```
 
-Add `--target-latency FILE` with the target's own latencies, measured where it is served{instead}, and nothing in this
-run is extrapolated. Without the ranges, the same command searches all shapes again, now with the target's own text.
+{table}Without the ranges, the same command searches all shapes again, now with the target's own text.
 
 ## 4. Validate
 
@@ -107,9 +114,10 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
         "seed": config.seed,
         "out": "draft",
     }
+    left_out = _OF_A_TARGET_ELSEWHERE if _is_whole_then(request) else ()
     finish = ["autotune", "run"]
     for name, value in words.items():
-        finish += [] if value is None else [f"--{name}", str(value)]
+        finish += [] if value is None or name in left_out else [f"--{name}", str(value)]
     validate = ["autotune", "bench", "draft/artifact", "--target", "FOLDER"]
     return fetch, shlex.join(record), shlex.join([*finish, *sampling]), shlex.join(validate)
 
@@ -121,6 +129,11 @@ def _source(repository: str, *, pickled: bool) -> tuple[str, str]:
     if pickled:
         return f"./{converted_folder(repository)}", conversion_line(repository)
     return _SOURCE_FOLDER, shlex.join(["hf", "download", repository, "--local-dir", _SOURCE_FOLDER])
+
+
+def _is_whole_then(request: Request) -> bool:
+    """Whether getting the source's weights makes the target whole, being the same folder."""
+    return request.source.id == request.target.id and _is_folder(request.source.id)
 
 
 def _is_folder(name: str) -> bool:

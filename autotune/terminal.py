@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from autotune.progress import SearchStatus
-from autotune.results import Evidence, Measured, Rejected, Score, Screened, TrialRecord
+from autotune.results import Evidence, Figure, Measured, Rejected, Score, Screened, TrialRecord
 
 _PLAIN_EVERY_S = 15.0
 """How often a plain log repeats that a phase is still under way."""
@@ -117,16 +117,17 @@ def _forecast(screened: Screened) -> str:
     """Why a build was not compiled, in a few words: its fastest lookahead at the optimistic end of the prediction."""
     best = screened.best()
     why = f"adds {screened.gain:.2%} to the front at most" if best.rival else "over the limit of round latency"
-    most = f"{best.tokens_per_round.value:.2f} tokens/round ≥ {best.shortest_round_s * 1e3:.2f} ms"
+    most = f"{_tokens(best.tokens_per_round)} ≥ {best.shortest_round_s * 1e3:.2f} ms"
     return f"k={best.lookahead} {most}, {why}"
 
 
 def _speed(score: Score) -> str:
-    assumed = " (stand-in)" if score.tokens_per_round.evidence is Evidence.STAND_IN else ""
-    return (
-        f"{score.tokens_per_round.value:.2f} tokens/round{assumed} {score.round_s.value * 1e3:6.2f} ms "
-        f"{score.speedup.value:5.2f}×"
-    )
+    return f"{_tokens(score.tokens_per_round)} {score.round_s.value * 1e3:6.2f} ms {score.speedup.value:5.2f}×"
+
+
+def _tokens(per_round: Figure) -> str:
+    assumed = " (stand-in)" if per_round.evidence is Evidence.STAND_IN else ""
+    return f"{per_round.value:.2f} tokens/round{assumed}"
 
 
 def _clock(seconds: float) -> str:

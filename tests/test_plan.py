@@ -112,7 +112,20 @@ def test_a_source_in_a_folder_is_not_fetched(tiny_checkpoint: Path, tmp_path: Pa
     text = plan_text(request, build_of(request), SCORE)
     assert "hf download" not in text
     assert "beside its `config.json`" in text
-    assert "measured where it is served, instead of `--batch`, and" in text
+    assert config.traces is None  # the target is the very model, and whole then
+    assert "--target-latency" not in text
+
+
+def test_a_table_is_asked_for_where_there_is_none(request_65b: Request, tmp_path: Path) -> None:
+    build = build_of(request_65b)
+    assert "measured where it is served, and nothing" in plan_text(request_65b, build, SCORE)
+    for change, expected in (
+        ({"batch": (1, 4)}, "measured where it is served, instead of `--batch`, and nothing"),
+        ({"target_latency": tmp_path / "table.json"}, None),
+    ):
+        changed = replace(request_65b, config=request_65b.config.model_copy(update=change))
+        text = plan_text(changed, build, SCORE)
+        assert expected in text if expected else "Add `--target-latency" not in text
 
 
 class Bench:

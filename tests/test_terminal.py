@@ -7,7 +7,7 @@ from rich.console import Console
 
 from autotune import terminal
 from autotune.progress import SearchStatus
-from autotune.results import Outcome, Rejected, RejectReason
+from autotune.results import Evidence, Outcome, Rejected, RejectReason
 from autotune.terminal import TerminalObserver, describe_score
 from tests.support.figures import measured, record, screened
 
@@ -61,6 +61,15 @@ def test_a_screened_trial_is_one_line_with_its_optimistic_round(screen: Screen) 
     outcome = screened()
     line = shown(Screen(), replace(outcome, forecasts=outcome.forecasts[:3]))
     assert "screened: k=3 2.50 tokens/round ≥ 15.70 ms, adds 0.12% to the front at most" in line
+
+
+def test_what_was_assumed_is_said_of_screened_trials_too(screen: Screen) -> None:
+    outcome = screened()
+    forecasts = tuple(
+        replace(each, tokens_per_round=replace(each.tokens_per_round, evidence=Evidence.STAND_IN))
+        for each in outcome.forecasts
+    )
+    assert "3.00 tokens/round (stand-in) ≥ " in shown(screen, replace(outcome, forecasts=forecasts))
 
 
 def test_the_first_trial_may_have_no_best(screen: Screen) -> None:
