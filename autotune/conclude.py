@@ -43,9 +43,14 @@ def conclude(
     conclusion = Conclusion(interrupted=found.interrupted)
     if not found.front or found.interrupted:
         return conclusion
-    ways = {RunKind.WHOLE: _decode_and_ship, RunKind.SERVED: _finish_and_ship, RunKind.PLAN: _plan_and_ship}
+    ending = _Ending(conclusion, bench, found, folder, versions, watcher)
+    ways = {
+        RunKind.WHOLE: ending.decode_and_ship,
+        RunKind.SERVED: ending.finish_and_ship,
+        RunKind.PLAN: ending.plan_and_ship,
+    }
     try:
-        ways[bench.request.kind](conclusion, bench, found, folder, versions, watcher)
+        ways[bench.request.kind]()
     except KeyboardInterrupt:
         conclusion.interrupted = True
     except AutotuneError as error:
@@ -56,68 +61,72 @@ def conclude(
     return conclusion
 
 
-def _decode_and_ship(
-    conclusion: Conclusion,
-    bench: Workbench,
-    found: SearchResult,
-    folder: RunFolder,
-    versions: Mapping[str, str],
-    watcher: Observer,
-) -> None:
-    """The finalists decode; the fastest ships, its kernels tuned if that was asked for."""
-    config = bench.request.config
-    finalists = choose_finalists(found.front, config.validate_top)
-    validation = conclusion.validation = validate(bench, finalists, folder.work, watcher)
-    winner = validation.winner
-    if winner:
-        _schedule(conclusion, bench, partial(_finished, bench, winner[0]), folder, watcher)
-    elif max(config.batch) > 1:
-        watcher.note("batches are not measured: no draft decoded faster than the target alone")
-    if winner and config.tune_kernels and not conclusion.interrupted:
+@dataclass(frozen=True)
+class _Ending:
+    """The three ways to end; each fills the conclusion as far as it comes."""
+
+    conclusion: Conclusion
+    bench: Workbench
+    found: SearchResult
+    folder: RunFolder
+    versions: Mapping[str, str]
+    watcher: Observer
+
+    def decode_and_ship(self) -> None:
+        """The finalists decode; the fastest ships, its kernels tuned if that was asked for."""
+        conclusion, config = self.conclusion, self.bench.request.config
+        finalists = choose_finalists(self.found.front, config.validate_top)
+        validation = conclusion.validation = validate(self.bench, finalists, self.folder.work, self.watcher)
+        winner = validation.winner
+        if winner:
+            self._schedule(partial(_finished, self.bench, winner[0]))
+        elif max(config.batch) > 1:
+            self.watcher.note("batches are not measured: no draft decoded faster than the target alone")
+        if winner and config.tune_kernels and not conclusion.interrupted:
+            try:
+                finalist, conclusion.tuning = tune_winner(self.bench, *winner, self.folder.work / "tuned", self.watcher)
+                winner = finalist, winner[1]
+            except KeyboardInterrupt:  # the winner is at hand: it ships as it was validated
+                conclusion.interrupted = True
+        self.watcher.phase("Writing the artifact")
+        conclusion.manifest = ship(
+            self.bench, winner, self.folder.artifact, self.versions, conclusion.tuning, conclusion.schedule
+        )
+
+    def finish_and_ship(self) -> None:
+        """The best predictions are finished and predicted anew; the fastest ships unless the target alone is faster."""
+        bench, conclusion = self.bench, self.conclusion
+        records = choose_finalists(self.found.front, bench.request.config.validate_top)
+        drafts = finish_drafts(bench, records, self.watcher)
+        self.watcher.phase("Compiling the finished drafts")
+        finalists = make_finalists(bench, bench.evaluator, records, drafts, self.folder.work, self.watcher)
+        best = max(finalists, key=lambda each: each.score.tokens_per_s.value)
+        conclusion.ready = best.record, best.score
+        self._schedule(partial(_finished, bench, best))
+        self.watcher.phase("Writing the artifact")
+        pays = best.score.speedup.value > 1.0
+        finalist, schedule = (best, conclusion.schedule) if pays else (None, None)
+        conclusion.manifest = ship_unvalidated(bench, finalist, self.folder.artifact, self.versions, schedule)
+
+    def plan_and_ship(self) -> None:
+        """The plan of the fastest candidate, even where it would not pay: its TAR is unknown, and the plan says so."""
+        record, score = max(self.found.front, key=lambda point: point[1].tokens_per_s.value)
+        self._schedule(partial(_planned, self.bench, record))
+        self.watcher.phase("Writing the plan")
+        self.conclusion.manifest = ship_plan(
+            self.bench, (record, score), self.folder.artifact, self.versions, self.conclusion.schedule
+        )
+
+    def _schedule(self, draft: Callable[[], ScheduledDraft]) -> None:
+        """Make the draft's schedule, if more than one sequence was asked for; the draft ships without one too."""
+        if max(self.bench.request.config.batch) == 1:
+            return
         try:
-            finalist, conclusion.tuning = tune_winner(bench, *winner, folder.work / "tuned", watcher)
-            winner = finalist, winner[1]
-        except KeyboardInterrupt:  # the winner is at hand: it ships as it was validated
-            conclusion.interrupted = True
-    watcher.phase("Writing the artifact")
-    conclusion.manifest = ship(bench, winner, folder.artifact, versions, conclusion.tuning, conclusion.schedule)
-
-
-def _finish_and_ship(
-    conclusion: Conclusion,
-    bench: Workbench,
-    found: SearchResult,
-    folder: RunFolder,
-    versions: Mapping[str, str],
-    watcher: Observer,
-) -> None:
-    """The best predictions are finished and predicted anew; the fastest ships unless the target alone is faster."""
-    records = choose_finalists(found.front, bench.request.config.validate_top)
-    drafts = finish_drafts(bench, records, watcher)
-    watcher.phase("Compiling the finished drafts")
-    finalists = make_finalists(bench, bench.evaluator, records, drafts, folder.work, watcher)
-    best = max(finalists, key=lambda each: each.score.tokens_per_s.value)
-    conclusion.ready = best.record, best.score
-    _schedule(conclusion, bench, partial(_finished, bench, best), folder, watcher)
-    watcher.phase("Writing the artifact")
-    pays = best.score.speedup.value > 1.0
-    finalist, schedule = (best, conclusion.schedule) if pays else (None, None)
-    conclusion.manifest = ship_unvalidated(bench, finalist, folder.artifact, versions, schedule)
-
-
-def _plan_and_ship(
-    conclusion: Conclusion,
-    bench: Workbench,
-    found: SearchResult,
-    folder: RunFolder,
-    versions: Mapping[str, str],
-    watcher: Observer,
-) -> None:
-    """The plan of the fastest candidate, even where it would not pay: its TAR is unknown, and the plan says so."""
-    record, score = max(found.front, key=lambda point: point[1].tokens_per_s.value)
-    _schedule(conclusion, bench, partial(_planned, bench, record), folder, watcher)
-    watcher.phase("Writing the plan")
-    conclusion.manifest = ship_plan(bench, (record, score), folder.artifact, versions, conclusion.schedule)
+            self.conclusion.schedule = make_schedule(self.bench, draft(), self.folder.work / "batches", self.watcher)
+        except KeyboardInterrupt:
+            self.conclusion.interrupted = True
+        except AutotuneError as error:
+            self.watcher.note(f"no lookahead is scheduled by batch size: {error}")
 
 
 def _finished(bench: Workbench, finalist: Finalist) -> ScheduledDraft:
@@ -134,21 +143,3 @@ def _planned(bench: Workbench, record: TrialRecord) -> ScheduledDraft:
     return ScheduledDraft(
         record.build, bench.evaluator.drafts.weights(record.build.shape), outcome.acceptance, outcome.burst
     )
-
-
-def _schedule(
-    conclusion: Conclusion,
-    bench: Workbench,
-    draft: Callable[[], ScheduledDraft],
-    folder: RunFolder,
-    watcher: Observer,
-) -> None:
-    """Make the draft's schedule, if more than one sequence at once was asked for; the draft ships without one too."""
-    if max(bench.request.config.batch) == 1:
-        return
-    try:
-        conclusion.schedule = make_schedule(bench, draft(), folder.work / "batches", watcher)
-    except KeyboardInterrupt:
-        conclusion.interrupted = True
-    except AutotuneError as error:
-        watcher.note(f"no lookahead is scheduled by batch size: {error}")

@@ -18,58 +18,15 @@ from autotune.results import Measured, Rejected, RejectReason, TrialRecord
 from autotune.results import TrialState as Ending
 from autotune.screening import Screener
 from autotune.search_space.constraints import Constraints
-from autotune.search_space.space import SearchSpace
 from autotune.store import RunFolder
-from autotune.tuner import Budget, Search, SearchResult
+from autotune.tuner import Budget, Search
 from tests.support import evaluators
-from tests.support.evaluators import LOOKAHEADS, FakeEvaluator, Outcome, SilentObserver, outcome_of, tiny_space
+from tests.support.evaluators import LOOKAHEADS, outcome_of, tiny_space
 from tests.support.figures import screened, target_latency
+from tests.support.searches import Bench
 from tests.support.spaces import all_builds
 
 AXES = ("layers", "heads", "ffn", "hidden", "draft-vocab")
-PLENTY = Budget(trials=1000, time_s=60.0)
-
-
-class Bench:
-    """A run's folder in which searches follow one another; their study is `storage`, by default the folder's own."""
-
-    def __init__(
-        self, path: Path, space: SearchSpace | None = None, storage: optuna.storages.BaseStorage | None = None
-    ) -> None:
-        self.path = path
-        self.space = space or tiny_space()
-        self.storage = storage or f"sqlite:///{path / 'study.db'}"
-        self.observer = SilentObserver()
-        self.evaluated: list[Build] = []
-
-    def search(
-        self,
-        budget: Budget = PLENTY,
-        before: Callable[[int, Build], Outcome | None] = lambda n, build: None,
-        seed: int = 0,
-        screen: bool = False,
-    ) -> SearchResult:
-        evaluator = FakeEvaluator(before)
-        screener = Screener(target_latency(LOOKAHEADS), Constraints(context_tokens=64)) if screen else None
-        try:
-            with RunFolder.open(self.path, {}, resume=True) as folder:
-                result = Search(self.space, evaluator, folder, self.observer, seed, screener).run(budget)
-                assert folder.records() == result.records
-        finally:
-            self.evaluated += evaluator.builds
-        return result
-
-    @property
-    def trials(self) -> list[optuna.trial.FrozenTrial]:
-        return optuna.load_study(study_name="autotune", storage=self.storage).trials
-
-    def told(self) -> set[tuple[str, int]]:
-        """(build key, lookahead) of every completed trial."""
-        return {
-            (trial.user_attrs["build"], trial.params["lookahead"])
-            for trial in self.trials
-            if trial.state == TrialState.COMPLETE
-        }
 
 
 @pytest.fixture
