@@ -167,7 +167,7 @@ def _hint(name: str) -> str:
         return f"that is a draft's shape, see `autotune targets show {name.lower()}`"
     near = nearest_names(name, (DEMO, *presets().models))
     return (
-        f"{near or '`autotune targets` lists the known names'}; or give a folder with a Hugging Face checkpoint, or a "
+        f"{near or '`autotune targets` lists the known names.'} Or give a folder with a Hugging Face checkpoint, or a "
         "repository of the hub as owner/name"
     )
 

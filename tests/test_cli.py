@@ -146,7 +146,7 @@ def test_a_bad_request_is_one_line(refused: Callable[..., str], words: list[str]
 @pytest.mark.parametrize(
     ("target", "hint"),
     [
-        ("nowhere", "`autotune targets` lists the known names; or give a folder"),
+        ("nowhere", "`autotune targets` lists the known names. Or give a folder"),
         ("llama-56b", "did you mean llama-65b"),
         ("/dev/null", "there is no such folder"),
     ],

@@ -78,7 +78,7 @@ def test_every_shard_counts(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_told_what_is_known() -> None:
-    with pytest.raises(BadRequest, match=r"unknown target 'demmo': did you mean demo\?; or give a folder"):
+    with pytest.raises(BadRequest, match=r"unknown target 'demmo': did you mean demo\? Or give a folder"):
         resolve_target("demmo")
     with pytest.raises(BadRequest, match=r"unknown target 'llama-56b': did you mean llama-65b or"):
         find_model("llama-56b")
