@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from autotune.objective import MEAN, Objective, counts
 from autotune.results import Acceptance, Evidence
 
 Vector = NDArray[np.float64]
@@ -151,13 +152,22 @@ def count_bursts(traces: Sequence[ArrayLike], lookahead: int) -> BurstCounts:
 
 
 def bootstrap_interval(
-    acceptance: Acceptance, lookahead: int, *, confidence: float = 0.95, resamples: int = 500, seed: int = 0
+    acceptance: Acceptance,
+    lookahead: int,
+    objective: Objective = MEAN,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 500,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile-bootstrap interval of TAR(k) over traces (pooled counts are resampled, never ratios)."""
-    tokens = np.asarray(acceptance.tokens, np.float64)
-    rounds = np.asarray([row[lookahead] for row in acceptance.rounds])
-    picks = np.random.default_rng(seed).integers(0, len(tokens), (resamples, len(tokens)))
-    ratios = tokens[picks].sum(axis=1) / rounds[picks].sum(axis=1)
+    """Percentile-bootstrap interval of the objective's TAR(k) over traces (counts are resampled, never ratios).
+
+    The minimum over categories of resampled figures is lower than that of the given ones where two are close, so the
+    interval of the worst category errs to the low side.
+    """
+    tokens, rounds = counts(acceptance, lookahead)
+    picks = objective.resamples(acceptance.categories, len(tokens), resamples, seed)
+    ratios = objective.rate(tokens[picks], rounds[picks], acceptance.categories)
     tail = (1.0 - confidence) / 2
     low, high = np.quantile(ratios, [tail, 1.0 - tail])
     return float(low), float(high)

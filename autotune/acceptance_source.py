@@ -12,7 +12,8 @@ from typing import Protocol
 from autotune.acceptance import count_acceptance
 from autotune.candidate import Build, DraftShape
 from autotune.database.known import Known, TuningDatabase, fresh
-from autotune.database.subjects import AcceptanceSubject, acceptance_versions, traces_digest, weights_digest
+from autotune.database.subjects import AcceptanceSubject, acceptance_versions, traces_digest
+from autotune.digests import weights_digest
 from autotune.proxy.base import Estimator
 from autotune.proxy.score_traces import NotANumber, acceptance_of
 from autotune.proxy.stand_in import relative_shape
@@ -41,7 +42,16 @@ class ScoredOnTraces:
     """What earlier runs found out; None: everything is estimated anew, and nothing is kept."""
 
     def acceptance(self, build: Build, weights: ModelWeights) -> Known[Acceptance] | Rejected:
-        """The acceptance from the database, or estimated now."""
+        """The acceptance from the database, or estimated now; with the traces' categories.
+
+        The database keeps it without them: it does not depend on them, and equal text may be divided in other ways.
+        """
+        known = self._known(build, weights)
+        if isinstance(known, Rejected):
+            return known
+        return replace(known, value=replace(known.value, categories=self._categories))
+
+    def _known(self, build: Build, weights: ModelWeights) -> Known[Acceptance] | Rejected:
 
         def estimate() -> Acceptance | Rejected:
             stored = dequantised(weights, build.precision)
@@ -62,6 +72,10 @@ class ScoredOnTraces:
             versions=acceptance_versions(),
         )
         return self.database.recall(subject, Acceptance, estimate)
+
+    @cached_property
+    def _categories(self) -> tuple[str, ...]:
+        return tuple(trace.category for trace in self.traces.items)
 
     @cached_property
     def _traces_digest(self) -> str:

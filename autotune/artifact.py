@@ -15,16 +15,18 @@ It is written beside and renamed into place, verified when it is opened, and not
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter, ValidationError
 
+from autotune.batch_results import BatchEntry
 from autotune.cache import file_sha256, new_folder
-from autotune.candidate import Drafting, DraftShape, Precision
+from autotune.candidate import Drafting, DraftShape, Lookup, Precision
 from autotune.errors import ArtifactError
 from autotune.results import Figure, KernelTuning
+from autotune.stopping import AdaptivePlan
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 2
@@ -130,6 +132,17 @@ class Manifest:
     """What a user of the artifact should know besides."""
     files: tuple[FileEntry, ...] = ()
     kind: ArtifactKind = ArtifactKind.PAIR
+    lookahead_by_category: dict[str, int] = field(default_factory=dict)
+    """The k that was predicted to be fastest on each category of the workload, where there are several; 0: the target
+    alone.  `lookahead` is the one for all of them."""
+    batches: tuple[BatchEntry, ...] = ()
+    """What was predicted at every batch size that was measured: where `lookahead_schedule` comes from."""
+    adaptive: AdaptivePlan | None = None
+    """By which the runtime chooses the lookahead of every round, where that decoded faster than `lookahead`."""
+    model_free: Lookup | None = None
+    """What drafts without a model: alone, where there is no `draft`, or else before the draft is asked."""
+    model_free_lookahead: int | None = None
+    """Its own lookahead before a draft, whose lookahead `lookahead` is."""
     schema_version: int = MANIFEST_SCHEMA
 
 
@@ -201,7 +214,7 @@ def verify_artifact(folder: Path) -> Manifest:
     )
     if unlisted:
         raise ArtifactError(f"{folder}: {unlisted[0]} is not listed in the manifest")
-    if manifest.lookahead and manifest.draft is None:
+    if manifest.lookahead and manifest.draft is None and manifest.model_free is None:
         raise ArtifactError(f"{folder}: the manifest asks for lookahead {manifest.lookahead} but describes no draft")
     return manifest
 

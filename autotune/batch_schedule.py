@@ -18,12 +18,11 @@ from autotune.devices import device_lock
 from autotune.number_formats import Precision
 from autotune.progress import Observer
 from autotune.results import Acceptance, Built, LatencyTable, Rejected, RunKind, TargetLatency
+from autotune.runtime.session import BATCH_BACKEND
 from autotune.target_side import sliced_latency
 from autotune.weights import ModelWeights
 from autotune.weights_io import save_weights
 from autotune.workbench import Workbench
-
-BACKEND = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ def make_schedule(bench: Workbench, draft: ScheduledDraft, work: Path, observer:
     request = bench.request
     batches = sorted({1, *request.config.batch})
     observer.phase(f"Measuring batches of {', '.join(map(str, batches[1:]))}")
-    if {request.config.backend[0], draft.build.backend} != {BACKEND}:
-        observer.note(f"batches are measured with {BACKEND}, the only compiler that decodes several sequences at once")
+    if {request.target_backend, draft.build.backend} != {BATCH_BACKEND}:
+        observer.note(f"batches are measured with {BATCH_BACKEND}: no other compiler decodes several sequences at once")
     tables = [table_of_one(draft.burst, bench.latency)]
     measured = _tables(bench, draft, batches[1:], work, observer)
     for place, (batch, table) in enumerate(zip(batches[1:], measured, strict=True)):
@@ -68,8 +67,9 @@ def make_schedule(bench: Workbench, draft: ScheduledDraft, work: Path, observer:
         latency.overhead_s,
         latency.plain_overhead_s,
         lookaheads=request.space.lookahead.values,
+        objective=request.objective,
     )
-    item_bytes = 4 if request.target_precision is Precision.FP32 else 2
+    item_bytes = request.target_precision.other_bytes
     memory = tuple(
         batch_memory(
             request.target.shape,
@@ -140,6 +140,6 @@ def _program(
     evaluator, device = bench.evaluator, bench.request.device.kind
     room = evaluator.measuring.context_tokens + bench.request.space.max_lookahead + 1
     settings = CompileSettings(precision, room, device, batch=batch)
-    asked = BuildRequest(str(work / name), BACKEND, settings, str(work / f"{name}-{batch}"))
+    asked = BuildRequest(str(work / name), BATCH_BACKEND, settings, str(work / f"{name}-{batch}"))
     limits = evaluator.limits.build.for_weights(shape.weight_bytes(precision))
     return build_sandboxed(asked, limits, threads=evaluator.measuring.threads, lock=device_lock(device))

@@ -1,10 +1,13 @@
 """Which lookahead pays when several sequences are decoded at once: measuring batches, and the schedule that follows.
 
-A batch of b sequences drafts in lockstep (k calls of `[b, 1]` tokens) and is verified by one call of `[b, k + 1]`:
+A batch of b sequences drafts in lockstep (a call of `[b, 2]` tokens, since after a round some of the sequences have
+kept all that was drafted, and k - 1 of `[b, 1]`) and is verified by one call of `[b, k + 1]`:
 
     throughput_b(k) = b · TAR(k) / (burst_b(k) + verify_b(k + 1) + b · overhead)
 
-where the loop's own work is done for one sequence after the other.  Drafting is greedy when it is measured.
+where the loop's own work is done for one sequence after the other.  Drafting is greedy when it is measured, and behind
+a verification, as each verification is behind a burst: what one model leaves in the processor's caches decides much of
+what the other takes.  The target's step, which plain decoding repeats, is measured behind another.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,6 +24,7 @@ from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.compile.sandbox import CandidateRejected, Limits, Phase, run_sandboxed
 from autotune.devices import find_device
 from autotune.measure import sample_seconds
+from autotune.objective import MEAN, Objective
 from autotune.results import (
     Acceptance,
     Figure,
@@ -75,14 +79,15 @@ def schedule(
     plain_overhead_s: float = 0.0,
     *,
     lookaheads: Collection[int] | None = None,
+    objective: Objective = MEAN,
 ) -> tuple[BatchEntry, ...]:
     """The best lookahead of every measured batch, smallest batch first (pure).
 
     overhead_s, plain_overhead_s: of one sequence's round, and of its step with the target alone (`TargetLatency`).
-    lookaheads: those to choose from, beside 0; all that were measured if None.
+    lookaheads: those to choose from, beside 0; all that were measured if None.  objective: whose TAR decides.
     """
     return tuple(
-        _entry(acceptance, table, overhead_s, plain_overhead_s, lookaheads)
+        _entry(acceptance, table, overhead_s, plain_overhead_s, lookaheads, objective)
         for table in sorted(tables, key=lambda each: each.batch)
     )
 
@@ -121,11 +126,12 @@ def _entry(
     overhead_s: float,
     plain_overhead_s: float,
     lookaheads: Collection[int] | None,
+    objective: Objective,
 ) -> BatchEntry:
     batch = table.batch
     target = TargetLatency(table.verify, batch * overhead_s, batch * plain_overhead_s)
     scores = {0: score_target_alone(target)} | {
-        k: score_lookahead(acceptance, table.burst, target, k)
+        k: score_lookahead(acceptance, table.burst, target, k, objective)
         for k in range(1, min(acceptance.max_lookahead, table.max_lookahead) + 1)
         if lookaheads is None or k in lookaheads
     }
@@ -163,11 +169,14 @@ def batch_job(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def measure_batch_sessions(target: BatchSession, draft: BatchSession, request: BatchRequest) -> BatchTable:
-    """Latency of bursts and verifications behind `context_tokens` cached positions of every sequence, interleaved."""
+    """Latency of bursts and verifications behind `context_tokens` cached positions of every sequence, interleaved.
+
+    Where the draft stands for a target that is not here, a read of foreign memory stands for its calls as well.
+    """
     batch = target.program.batch
     if draft.program.batch != batch:
         raise ValueError(f"the target decodes {batch} sequences at once, the draft {draft.program.batch}")
-    count = max(request.settings.context_tokens, 1)
+    count = max(request.settings.context_tokens, 2)
     vocab = min(target.program.shape.vocab, draft.program.shape.vocab)
     tokens = np.random.default_rng(request.seed).integers(vocab, size=(batch, count + request.max_lookahead))
     for session in (target, draft):
@@ -176,8 +185,8 @@ def measure_batch_sessions(target: BatchSession, draft: BatchSession, request: B
 
     def burst(steps: int) -> Callable[[], object]:
         def run() -> None:
-            drafted = tokens[:, count - 1 : count]
-            for step in range(steps):
+            drafted = draft.greedy(tokens[:, count - 2 : count], (starts - 1).tolist())[:, -1:]
+            for step in range(1, steps):
                 drafted = draft.greedy(drafted, (starts + step).tolist())
 
         return run
@@ -189,7 +198,8 @@ def measure_batch_sessions(target: BatchSession, draft: BatchSession, request: B
     bursts = [burst(steps) for steps in range(1, request.max_lookahead + 1)]
     verifications = [verify(positions) for positions in range(1, request.max_lookahead + 2)]
     device = target.program.device
-    samples_s = sample_seconds([*bursts, *verifications], request.settings, device)
+    before = [*verifications[1:], verifications[0], *bursts] if request.draft != request.target else None
+    samples_s = sample_seconds([*bursts, *verifications], request.settings, device, before)
     fingerprint = find_device(device).fingerprint
     return BatchTable(
         batch,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from autotune.number_formats import INT4_BLOCK as INT4_BLOCK
+from autotune.number_formats import QUANTISED as QUANTISED
 from autotune.number_formats import Precision as Precision
 from autotune.shape import DraftShape as DraftShape
 from autotune.shape import Style
@@ -18,6 +19,30 @@ class Drafting(StrEnum):
     """k calls of the step program."""
     BURST = "one program"
     """One call of a program of k steps, in which every step feeds its token to the next."""
+
+
+class LookupKind(StrEnum):
+    """How the text itself is searched for what may follow; no model is needed."""
+
+    PROMPT_LOOKUP = "prompt-lookup"
+    """The last n tokens' latest earlier occurrence, n from the largest to the smallest."""
+    SUFFIX_AUTOMATON = "suffix-automaton"
+    """The longest end of the text that occurred before, whatever its length."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A drafter without a model."""
+
+    kind: LookupKind
+    shortest_match: int = 1
+    """Tokens that must agree before anything is proposed."""
+    longest_match: int | None = None
+    """Tokens that are compared at most; None: any number."""
+
+    def __str__(self) -> str:
+        longest = "" if self.longest_match is None else f" … {self.longest_match}"
+        return f"{self.kind.value}, matches of {self.shortest_match}{longest or ' or more'} tokens"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ import typer
 from autotune.cli_db import app as db_app
 from autotune.cli_options import ApiKey, Artifact, Model, Prompts, Target
 from autotune.cli_paper import paper
+from autotune.cli_serve import serve
 from autotune.cli_targets import app as targets_app
 from autotune.cli_traces import traces
+from autotune.cli_training import ElasticBudget, Finish, Loss, Proxy, RecoverTokens, TrainDevice, TrainProcesses
 from autotune.errors import AutotuneError, BadRequest, Interrupted, MissingEvidence
 
 if TYPE_CHECKING:
@@ -100,6 +102,29 @@ def run(
             "predicted from those measured; each still counts as one of --trials. Default: --screen.",
         ),
     ] = None,
+    refine: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Score builds on a quarter of the estimation traces while searching, and on half and all of them "
+            "afterwards only those that stand on the front or may be finalists. Default: --refine.",
+        ),
+    ] = None,
+    model_free: Annotated[
+        bool | None,
+        typer.Option(
+            "--model-free/--no-model-free",
+            help="Let drafters without a model (prompt lookup, a suffix automaton) take part; if one is as fast as the "
+            "best draft, it ships instead. Default: --model-free.",
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Who proposes the next build: tpe, nsga2, gp (needs SciPy), random, or auto, the best by measurement; "
+            "default: auto."
+        ),
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Layers: low:high[:step] or a,b,c.")] = None,
     heads: Annotated[str | None, typer.Option(help="Attention heads.")] = None,
     kv_heads: Annotated[str | None, typer.Option(help="Key/value heads.")] = None,
@@ -120,7 +145,10 @@ def run(
         ),
     ] = None,
     target_precision: Annotated[
-        str | None, typer.Option(help="Target: fp32, fp16 or bf16; default: fp32, or fp16 on cuda.")
+        str | None,
+        typer.Option(
+            help="Target: fp32, or int8 or int4 (tvm, weights only); on cuda fp16, bf16; default: fp32, fp16."
+        ),
     ] = None,
     target_tp: Annotated[
         int | None, typer.Option(help="Devices the target is split over (tensor parallel); default: 1.")
@@ -135,7 +163,11 @@ def run(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="onnxruntime, tvm or both, the target's first; default: both, where they can be used."),
+        typer.Option(help="Compilers of the drafts: onnxruntime, tvm or both; default: both, where they can be used."),
+    ] = None,
+    target_backend: Annotated[
+        str | None,
+        typer.Option(help="Compiler of the target; default: the one of --backend whose program verifies fastest."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cpu.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Workload's temperature; 0 is greedy.")] = None,
@@ -152,18 +184,42 @@ def run(
     model: Model = None,
     api_key: ApiKey = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest continuation; default: 64.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What is maximised over the workload's categories: mean (of all text, default), worst (the smallest "
+            "speed-up of any category) or weighted."
+        ),
+    ] = None,
+    category_weights: Annotated[
+        str | None,
+        typer.Option(help="Categories' shares of your tokens, for --objective weighted, e.g. code=2,chat=1."),
+    ] = None,
     max_memory: Annotated[str | None, typer.Option(help="Most memory for draft, cache and logits, e.g. 2GiB.")] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Most parameters of a draft.")] = None,
     max_latency: Annotated[str | None, typer.Option(help="Longest round, e.g. 20ms.")] = None,
-    proxy: Annotated[str | None, typer.Option(help="elastic (default) or pruned.")] = None,
-    elastic_budget: Annotated[str | None, typer.Option(help="Training of the elastic source; default: 2m.")] = None,
-    finish: Annotated[str | None, typer.Option(help="Last distillation of each finalist; default: 30s.")] = None,
+    proxy: Proxy = None,
+    elastic_budget: ElasticBudget = None,
+    recover_tokens: RecoverTokens = None,
+    finish: Finish = None,
+    loss: Loss = None,
     validate: Annotated[int | None, typer.Option(help="Finalists that really decode; default: 3.")] = None,
     tune_kernels: Annotated[
         str | None, typer.Option(help="Tune a TVM winner's kernels for up to this long, e.g. 5m; default: 0, off.")
     ] = None,
+    adaptive_k: Annotated[
+        bool | None,
+        typer.Option(
+            "--adaptive-k/--no-adaptive-k",
+            help="Also try to choose the winner's k round by round, by its own confidence: the gain is estimated from "
+            "traces and, if it may be 1% or more, decoded against the fixed k; it ships only if faster beyond the "
+            "noise. Default: --no-adaptive-k, as it gains a few percent at most (benchmarks.adaptive) and takes time.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; default: 0.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; default: chosen by measurement.")] = None,
+    train_device: TrainDevice = None,
+    train_processes: TrainProcesses = None,
     build_timeout: Annotated[str | None, typer.Option(help="Limit of one build; default: 2m.")] = None,
     run_timeout: Annotated[str | None, typer.Option(help="Limit of one measurement; default: 1m.")] = None,
     worker_memory: Annotated[str | None, typer.Option(help="Memory limit of one build or measurement.")] = None,
@@ -197,8 +253,19 @@ app.command()(traces)
 @app.command()
 def generate(
     artifact: Artifact,
-    prompt: Annotated[str, typer.Option(help="Text to continue; '-' reads stdin.")],
+    prompt: Annotated[str | None, typer.Option(help="Text to continue; '-' reads stdin.")] = None,
     target: Target = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Continue all prompts of a file (.jsonl or text) instead; writes JSON lines.")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=2, help="Prompts of --prompts decoded at once, by ONNX Runtime; default: the schedule's."),
+    ] = None,
+    lookahead: Annotated[
+        int | None, typer.Option(min=0, help="k of a batch; default: the schedule's for the sequences at work.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the JSON lines of --prompts; default: stdout.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest continuation.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
@@ -206,22 +273,48 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may be repeated.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: the artifact's.")] = None,
+    adaptive_k: Annotated[
+        bool | None,
+        typer.Option(
+            "--adaptive-k/--no-adaptive-k",
+            help="Choose k round by round, or not; default: if the artifact's run found it faster.",
+        ),
+    ] = None,
 ) -> None:
     """Generate text with the shipped pair; the statistics go to stderr."""
-    from autotune.pair import Pair
+    from autotune.pair import Options, Pair
 
-    text = _prompt_text(prompt)
-    pair = Pair.open(artifact, target, threads=threads)
-    pieces = pair.stream(
-        text,
-        max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=stop or (),
-    )
-    for piece in pieces:
+    if (prompt is None) == (prompts is None):
+        raise BadRequest("give either --prompt TEXT or --prompts FILE")
+    if prompts is None and (batch or lookahead is not None or out):
+        raise BadRequest("--batch, --lookahead and --out are for several prompts: give --prompts FILE")
+    options: Options = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "stop": stop or (),
+    }
+    if prompts is not None:
+        from autotune.generate_file import generate_file
+
+        _check_out(out)
+        typer.echo(
+            generate_file(
+                lambda: Pair.open(artifact, target, threads=threads),
+                prompts,
+                out,
+                max_new_tokens,
+                batch,
+                lookahead,
+                options,
+            ),
+            err=True,
+        )
+        return
+    text = _prompt_text(prompt or "")
+    pair = Pair.open(artifact, target, threads=threads, adaptive=adaptive_k)
+    for piece in pair.stream(text, max_new_tokens, **options):
         typer.echo(piece, nl=False)
     typer.echo()
     done = pair.statistics
@@ -243,6 +336,12 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Times each prompt is decoded by both.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: the artifact's.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=2, help="Decode this many sequences at once, the target alone too.")
+    ] = None,
+    lookahead: Annotated[
+        int | None, typer.Option(min=0, help="k of the batch; default: the schedule's for the sequences at work.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here too.")] = None,
 ) -> None:
     """Measure the pair against the target alone, side by side (A B A B), as JSON."""
@@ -251,15 +350,20 @@ def bench(
     from autotune.bench import BenchRequest, bench_artifact
     from autotune.sampling import SamplingSettings
 
-    if out is not None and not out.parent.is_dir():
-        raise BadRequest(f"--out {out}: the folder {out.parent} does not exist")
-    if out is not None and out.is_dir():
-        raise BadRequest(f"--out {out} is a folder: name a file")
+    _check_out(out)
     sampling = SamplingSettings(temperature)
     request = BenchRequest(
         artifact, target, prompts or "builtin", count, max_new_tokens, sampling, seed, repeats, threads
     )
-    text = json.dumps(asdict(bench_artifact(request)), indent=2)
+    if batch is not None:
+        from autotune.batch_bench import bench_batch
+
+        result = asdict(bench_batch(request, batch, lookahead))
+    elif lookahead is not None:
+        raise BadRequest("--lookahead is for a batch: give --batch")
+    else:
+        result = asdict(bench_artifact(request))
+    text = json.dumps(result, indent=2)
     if out is not None:
         out.write_text(text + "\n")
     typer.echo(text)
@@ -279,7 +383,7 @@ def verify(
     request = BenchRequest(artifact, target, prompts or "builtin", count, max_new_tokens, repeats=1)
     compared, near_ties, mismatches = check_lossless(request)
     typer.echo(
-        f"{artifact}: files intact; greedy output of {compared} prompts: "
+        f"{artifact}: files intact; of {compared} greedy outputs: "
         f"{compared - near_ties - mismatches} identical, "
         f"{near_ties} differ at a near-tie of the target's logits, {mismatches} differ elsewhere"
     )
@@ -296,6 +400,15 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 app.command()(paper)
+app.command()(serve)
+
+
+def _check_out(out: Path | None) -> None:
+    """BadRequest unless a file can be written there."""
+    if out is not None and not out.parent.is_dir():
+        raise BadRequest(f"--out {out}: the folder {out.parent} does not exist")
+    if out is not None and out.is_dir():
+        raise BadRequest(f"--out {out} is a folder: name a file")
 
 
 def _prompt_text(prompt: str) -> str:

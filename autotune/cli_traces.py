@@ -34,6 +34,14 @@ def traces(
             "offloaded, where it does not fit); default: autotune, if it fits into memory.",
         ),
     ] = None,
+    no_alternatives: Annotated[
+        bool,
+        typer.Option(
+            "--no-alternatives",
+            help="Leave out the target's likeliest tokens at each position, from which drafts are distilled: the file "
+            "is many times smaller, but cannot be completed later.",
+        ),
+    ] = False,
     download: Annotated[
         bool,
         typer.Option(
@@ -61,6 +69,7 @@ def traces(
         threads=threads,
         concurrency=concurrency,
         runner=runner,
+        alternatives=not no_alternatives,
     )
     with TerminalObserver() as observer:
         if endpoint is not None:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr, ValidationError
 
 from autotune.candidate import Precision
 from autotune.endpoint.address import is_url
 from autotune.errors import BadRequest
+from autotune.proxy.base import find_estimator
+from autotune.proxy.loss_choice import Loss
 from autotune.sampling import SamplingSettings
 from autotune.search_space.space import Ranges
 
@@ -36,13 +38,39 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _weights(value: object) -> object:
+    """The weights written as `code=2,chat=1`; a table (of TOML) as it is."""
+    if not isinstance(value, str):
+        return value
+    weights: dict[str, float] = {}
+    for part in value.split(","):
+        name, _, weight = (piece.strip() for piece in part.rpartition("="))
+        try:
+            number = float(weight)
+        except ValueError:
+            name = ""
+        if not name or name in weights:
+            raise ValueError("write every category once with its weight, such as code=2,chat=1")
+        weights[name] = number
+    return weights
+
+
 def _text(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
+
+
+def _known_proxy(name: str) -> str:
+    try:
+        find_estimator(name)
+    except BadRequest as error:
+        raise ValueError(str(error)) from None
+    return name
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
 Batches = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], BeforeValidator(_split), Field(min_length=1)]
+Weights = Annotated[dict[str, float], BeforeValidator(_weights)]
 Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_split), Field(min_length=1)]
 
 
@@ -70,6 +98,13 @@ class TuneConfig(BaseModel):
     """Seconds after which no further build is begun."""
     screen: bool = True
     """Whether builds that would not move the Pareto front, by the latencies measured so far, are not compiled."""
+    refine: bool = True
+    """Whether the search scores builds on a part of the estimation traces, where these are enough to be divided, and
+    afterwards only those that matter on more (see `autotune.refine`)."""
+    model_free: bool = True
+    """Whether drafters without a model take part: their acceptance follows from the traces at no cost."""
+    sampler: Literal["auto", "tpe", "nsga2", "gp", "random"] = "auto"
+    """Who proposes the next build: see `autotune.samplers`; `auto` is the one found best there."""
 
     layers: str | None = None
     heads: str | None = None
@@ -90,7 +125,10 @@ class TuneConfig(BaseModel):
     target_latency: Path | None = None
     """A file of the user's with the target's latencies (see `autotune.latency_file`), instead of measuring them."""
     backend: Names = ("onnxruntime", "tvm")
-    """Compilers of the drafts, the target's first; of these defaults only those that can be used here."""
+    """Compilers of the drafts; of these defaults only those that can be used here."""
+    target_backend: str | None = None
+    """Compiler of the target; if None, the one of `backend` whose program verifies fastest, or the first of them where
+    the target is not here, or is to run on a GPU."""
     device: str = "cpu"
 
     temperature: float = Field(0.0, ge=0.0, le=100.0)
@@ -105,19 +143,38 @@ class TuneConfig(BaseModel):
     """The server's key, if the environment does not hold it."""
     max_new_tokens: int = Field(64, ge=1)
 
+    objective: Literal["mean", "worst", "weighted"] = "mean"
+    """How the categories of the workload count in what is maximised (see `autotune.objective`)."""
+    category_weights: Weights | None = None
+    """Categories' shares of the tokens of one's traffic, in any unit, for the weighted objective: `code=2,chat=1`, or a
+    table in TOML.  Categories that are not named count for nothing."""
+
     max_memory: ByteSize | None = Field(None, gt=0)
     max_parameters: int | None = Field(None, ge=1)
     max_latency: Duration | None = Field(None, gt=0)
 
-    proxy: Literal["pruned", "elastic"] = "elastic"
+    proxy: Annotated[str, AfterValidator(_known_proxy)] = "elastic"
+    """What gives candidates their weights (see `autotune.proxy.base.ESTIMATORS`)."""
     elastic_budget: Duration = 120.0
+    """Reference seconds of the training that all candidates of the elastic proxy share."""
+    recover_tokens: int = Field(131_072, ge=0)
+    """Training tokens of each candidate, with proxies that train candidates one by one (recovered, learned-mask)."""
     finish: Duration = 30.0
+    loss: Literal["auto", "ce", "kl", "tv", "log", "sharp", "ce+kl", "ce+tv", "kl+tv"] = "auto"
+    """What trainings of drafts minimise; `auto`: what was measured to be best for such a workload."""
     validate_top: int = Field(3, ge=1, alias="validate")
     tune_kernels: Duration = 0.0
     """Most time for tuning the kernels of a winner compiled by TVM; 0: they are not tuned."""
+    adaptive_k: bool = False
+    """Whether the winner is also tried with a lookahead chosen round by round (see `autotune.stopping`)."""
     seed: int = Field(0, ge=0, lt=1 << 31)
     threads: int | None = Field(None, ge=1)
     """Threads of every program; chosen by measuring the target if None."""
+    train_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the proxy and the finish train; `auto`: on CUDA where torch can use it (in bf16, weights in fp32)."""
+    train_processes: int | None = Field(None, ge=1, le=1024)
+    """Processes that share every training step; if None, one on the CPU, on CUDA one for each GPU.  On the CPU they
+    share `threads`, which is one for trainings unless it is given."""
     build_timeout: Duration = Field(120.0, gt=0)
     run_timeout: Duration = Field(60.0, gt=0)
     worker_memory: ByteSize | None = Field(None, gt=0)
@@ -140,6 +197,11 @@ class TuneConfig(BaseModel):
     def traces_url(self) -> str | None:
         """The URL of the server that records traces, if that is what `traces` names."""
         return self.traces if self.traces is not None and is_url(self.traces) else None
+
+    @property
+    def chosen_loss(self) -> Loss | None:
+        """What trainings of drafts minimise; None: the best for the traces."""
+        return None if self.loss == "auto" else Loss(self.loss)
 
     @property
     def ranges(self) -> Ranges:

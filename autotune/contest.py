@@ -12,14 +12,20 @@ from typing import Any
 from filelock import FileLock
 from pydantic import TypeAdapter
 
-from autotune.candidate import Precision
+from autotune.candidate import QUANTISED, Precision
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.results import Rejected
-from autotune.runtime.decode import Decoder, DecodeRequest, Statistics, prefill
+from autotune.runtime.decode import Decoder, DecodeRequest, Statistics
+from autotune.runtime.pairing import Pairing
+from autotune.runtime.prefill import prefill
 from autotune.runtime.session import Session, open_session
 from autotune.sampling import SamplingSettings
 
-NEAR_TIE = {Precision.FP32: 1e-4, Precision.FP16: 2**-7, Precision.BF16: 2**-4}
+NEAR_TIE = {
+    **dict.fromkeys((Precision.FP32, *QUANTISED), 1e-4),
+    Precision.FP16: 2**-7,
+    Precision.BF16: 2**-4,
+}
 """Logits closer than this to the largest, relative to it, may swap with it when positions are computed together.
 
 At half precisions: eight steps of the format, since every activation on the way is rounded to it.
@@ -27,19 +33,11 @@ At half precisions: eight steps of the format, since every activation on the way
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A draft program and its lookahead."""
-
-    program: str
-    lookahead: int
-
-
-@dataclass(frozen=True)
 class ContestRequest:
     """Who decodes what, how and how often."""
 
     target: str
-    contenders: tuple[Contender, ...]
+    contenders: tuple[Pairing, ...]
     prompts: tuple[tuple[int, ...], ...]
     max_new_tokens: int
     sampling: SamplingSettings
@@ -86,10 +84,7 @@ def contest_job(request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Sandbox entry: a `ContestRequest` as JSON to a `ContestResult` as JSON."""
     parsed = TypeAdapter(ContestRequest).validate_python(request)
     target = open_session(Path(parsed.target), parsed.threads)
-    decoders = [Decoder(target, None, 0)]
-    for contender in parsed.contenders:
-        draft = open_session(Path(contender.program), parsed.threads)
-        decoders.append(Decoder(target, draft, contender.lookahead))
+    decoders = [Decoder(target, None, 0), *(each.decoder(target, parsed.threads) for each in parsed.contenders)]
     dumped: Mapping[str, Any] = TypeAdapter(ContestResult).dump_python(run_contest(decoders, parsed), mode="json")
     return dumped
 
@@ -98,12 +93,12 @@ def run_contest(decoders: list[Decoder], request: ContestRequest) -> ContestResu
     """The tallies of decoders (the target alone first) over the request's prompts."""
     statistics = [[Statistics() for _ in request.prompts] for _ in decoders]
     near_ties, mismatches = [0] * len(decoders), [0] * len(decoders)
-    decoders[0].decode(_decode_request(request, 0))  # warm-up
+    decoders[0].decode(_decode_request(request, 0, 0))  # warm-up
     for repeat in range(request.repeats):
         for index, prompt in enumerate(request.prompts):
             outputs: dict[int, list[int]] = {}
             for place in _order(len(decoders), index, repeat):
-                outputs[place], counted = decoders[place].decode(_decode_request(request, index))
+                outputs[place], counted = decoders[place].decode(_decode_request(request, index, repeat))
                 statistics[place][index].add(counted)
             if request.sampling.greedy and repeat == 0:
                 for place in range(1, len(decoders)):
@@ -130,12 +125,13 @@ def differs_at_near_tie(
     return largest - lower <= NEAR_TIE[target.program.precision] * max(abs(largest), 1.0)
 
 
-def _decode_request(request: ContestRequest, index: int) -> DecodeRequest:
+def _decode_request(request: ContestRequest, index: int, repeat: int) -> DecodeRequest:
+    """The prompt's decoding; sampled anew in every repeat, so that repeats tell more about acceptance too."""
     return DecodeRequest(
         prompt=request.prompts[index],
         max_new_tokens=request.max_new_tokens,
         sampling=request.sampling,
-        seed=request.seed + index,
+        seed=request.seed + repeat * len(request.prompts) + index,
         eos_ids=frozenset(request.eos_ids),
     )
 

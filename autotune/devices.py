@@ -44,8 +44,13 @@ def find_device(kind: str) -> Device:
         return _find_gpu()
     name, flags = _processor()
     features = tuple(flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd", "sve") if flag in flags)
+    return Device("cpu", name, cpu_cores(), psutil.virtual_memory().total, features)
+
+
+def cpu_cores() -> int:
+    """The cores that this process may use."""
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
-    return Device("cpu", name, cores or 1, psutil.virtual_memory().total, features)
+    return cores or 1
 
 
 def check_compiled_for(kind: str, folder: Path) -> None:

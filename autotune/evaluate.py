@@ -22,6 +22,7 @@ from autotune.database.known import Known, TuningDatabase, fresh
 from autotune.database.subjects import BurstSubject, latency_versions
 from autotune.devices import device_lock, find_device
 from autotune.measure import BurstRequest, measure_bursts_sandboxed
+from autotune.objective import MEAN, Objective
 from autotune.results import (
     Acceptance,
     Built,
@@ -90,6 +91,8 @@ class Evaluator:
     """A scratch folder; emptied after every build."""
     database: TuningDatabase | None = None
     """What earlier runs found out; None: everything is estimated and measured anew, and nothing is kept."""
+    objective: Objective = MEAN
+    """By which the workload's categories count in scores."""
 
     def evaluate(self, build: Build, screen: Screen | None = None) -> Outcome:
         """The build's scores for every lookahead within the constraints, or why there are none.
@@ -139,7 +142,7 @@ class Evaluator:
 
     def scores(self, acceptance: Acceptance, burst: LatencyTable, lookaheads: list[int]) -> list[Score]:
         """Scores of the lookaheads whose rounds keep the latency limit."""
-        scores = [score_lookahead(acceptance, burst, self.target, k) for k in lookaheads]
+        scores = [score_lookahead(acceptance, burst, self.target, k, self.objective) for k in lookaheads]
         return [score for score in scores if not violated(self.constraints.after_measuring(score.round_s.value))]
 
     def _evaluate(

@@ -1,15 +1,17 @@
 """Finalists: the best predictions, finished by a last training, then compiled and measured as they would ship."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autotune.candidate import Drafting
+from autotune.cache import cache_root
+from autotune.candidate import Drafting, DraftShape
 from autotune.errors import AutotuneError
 from autotune.evaluate import Evaluator
 from autotune.pareto import best_by_speed
 from autotune.progress import Observer
 from autotune.results import Acceptance, LatencyTable, Rejected, RejectReason, Score, TrialRecord
+from autotune.text import noting
 from autotune.vocabulary import Vocabulary
 from autotune.weights import ModelWeights
 from autotune.workbench import Workbench
@@ -42,8 +44,16 @@ def choose_finalists(front: Sequence[tuple[TrialRecord, Score]], count: int) -> 
 
 
 def finish_drafts(bench: Workbench, records: Sequence[TrialRecord], observer: Observer) -> list[ModelWeights]:
-    """The drafts of these records with their whole heads, finished."""
-    return [_finish(bench, record, observer) for record in records]
+    """The drafts of these records with their whole heads, finished.
+
+    Builds that differ in backend or precision alone, or in the tokens of the head, are cut from one whole draft, which
+    is finished once: named after the first of them and judged with their head, or with the whole one if theirs differ.
+    """
+    alike: dict[DraftShape, list[TrialRecord]] = {}
+    for record in records:
+        alike.setdefault(_whole(record), []).append(record)
+    finished = {shape: _finish(bench, group, observer) for shape, group in alike.items()}
+    return [finished[_whole(record)] for record in records]
 
 
 def make_finalists(
@@ -68,23 +78,33 @@ def make_finalists(
     return finalists
 
 
-def _finish(bench: Workbench, record: TrialRecord, observer: Observer) -> ModelWeights:
-    """The record's draft with its whole head, distilled a little longer on the training traces, if that helped."""
-    config, text, shape = bench.request.config, bench.own_text, record.build.shape
+def _whole(record: TrialRecord) -> DraftShape:
+    return replace(record.build.shape, draft_vocab=None)
+
+
+def _finish(bench: Workbench, records: Sequence[TrialRecord], observer: Observer) -> ModelWeights:
+    """The draft of all these records with its whole head, distilled a little longer on the traces, if that helped."""
+    config, text, record = bench.request.config, bench.own_text, records[0]
+    heads = {each.build.shape.draft_vocab for each in records}
+    shape = record.build.shape if len(heads) == 1 else _whole(record)
     weights = text.estimator.whole_weights(shape)
     if not config.finish:
         return weights
     from autotune.proxy.finish import finish  # torch: loaded only when it is needed
 
     observer.phase(f"Finishing {record.build}")
+    tell = noting(text.cautions, observer)
     finished = finish(
         weights,
         text.traces.train,
         config.finish,
         token_ids=text.estimator.vocabulary.kept(shape),
         seed=config.seed,
-        threads=bench.request.training_threads,
+        place=bench.request.training_place,
+        loss=config.chosen_loss,
+        checkpoints=cache_root() / "finishes",
         on_progress=observer.progress,
+        on_note=lambda text: tell(f"finishing {record.build}: {text}"),
     )
     observer.note(f"{record.build}: agreement with the target {finished.before:.3f} → {finished.after:.3f}")
     return finished.weights

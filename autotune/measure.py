@@ -22,6 +22,7 @@ from autotune.devices import find_device
 from autotune.extrapolation import fill_between, lengths_to_time
 from autotune.results import LatencyTable, MeasureSettings, Rejected, RejectReason, TargetLatency
 from autotune.runtime.decode import Decoder, DecodeRequest, Statistics
+from autotune.runtime.drafter import ModelDrafter, Proposal
 from autotune.runtime.session import SampledBurst, Session, open_session
 from autotune.runtime.speculate import verify_greedy, verify_sampled
 from autotune.sampling import SamplingSettings
@@ -67,17 +68,23 @@ class TargetRequest:
 
 
 def sample_seconds(
-    runs: Sequence[Callable[[], object]], settings: MeasureSettings, device: str = "cpu"
+    runs: Sequence[Callable[[], object]],
+    settings: MeasureSettings,
+    device: str = "cpu",
+    before: Sequence[Callable[[], object]] | None = None,
 ) -> tuple[tuple[float, ...], ...]:
-    """Seconds of every sample of every run, interleaved until `min_time_s` and `min_samples` are both reached."""
-    read_foreign = foreign_reader(device, settings.evict_bytes)
+    """Seconds of every sample of every run, interleaved until `min_time_s` and `min_samples` are both reached.
+
+    before: what really precedes each run, to be run untimed in place of the read of foreign memory that stands for it.
+    """
+    preceding = before or [foreign_reader(device, settings.evict_bytes)] * len(runs)
     for run in runs:
         _warm_up(run, settings, settings.max_time_s / (4 * len(runs)))
     samples: list[list[float]] = [[] for _ in runs]
     measured_s = 0.0
     while len(samples[0]) < MAX_SAMPLES:
-        for run, seconds in zip(runs, samples, strict=True):
-            read_foreign()
+        for run, precede, seconds in zip(runs, preceding, samples, strict=True):
+            precede()
             began = perf_counter()
             run()
             seconds.append(perf_counter() - began)
@@ -205,19 +212,28 @@ def measure_verifications(session: Session, request: TargetRequest) -> LatencyTa
 def verifications(
     session: Session, max_lookahead: int, context_tokens: int, sampling: SamplingSettings, seed: int
 ) -> list[Callable[[], object]]:
-    """Calls that verify 0 … `max_lookahead` random drafted tokens behind that many cached positions."""
+    """Calls that verify 0 … `max_lookahead` drafted tokens behind that many cached positions.
+
+    Greedy ones verify random tokens.  Sampled ones verify what the target itself would say and keep all of it, which
+    takes longest: behind a rejected token, no probabilities are computed.
+    """
     context = _fill(session, context_tokens, seed)
     position = len(context) - 1
     vocab = session.program.shape.vocab
     rng = np.random.default_rng(seed)
+    if sampling.greedy or not max_lookahead:
+        likely = rng.integers(vocab, size=max_lookahead).tolist()
+    else:
+        likely = session.burst(context[-1:], position, max_lookahead)
 
     def verify(drafted: list[int]) -> Callable[[], object]:
         if sampling.greedy:
             return lambda: verify_greedy(session, context[-1], drafted, position)
-        burst = SampledBurst(drafted, [1 / vocab] * len(drafted), lambda _: np.full(vocab, 1 / vocab))
-        return lambda: verify_sampled(session, context[-1], burst, position, sampling, rng)
+        burst = SampledBurst(drafted, [0.0] * len(drafted), lambda _: np.zeros(vocab))
+        proposal = Proposal(drafted, burst)
+        return lambda: verify_sampled(session, context[-1], proposal, position, sampling, rng)
 
-    return [verify(rng.integers(vocab, size=count).tolist()) for count in range(max_lookahead + 1)]
+    return [verify(likely[:count]) for count in range(max_lookahead + 1)]
 
 
 def measure_overheads(target: Session, draft: Session, request: TargetRequest, step_s: float) -> tuple[float, float]:
@@ -234,7 +250,7 @@ def measure_overheads(target: Session, draft: Session, request: TargetRequest, s
         repeats: list[Statistics] = [decoder.decode(decode)[1] for _ in range(_OVERHEAD_REPEATS)]
         return float(np.median([statistics.overhead_s / statistics.rounds for statistics in repeats]))
 
-    return per_round(Decoder(target, draft, lookahead)), per_round(Decoder(target, None, 0))
+    return per_round(Decoder(target, ModelDrafter(draft), lookahead)), per_round(Decoder(target, None, 0))
 
 
 def measure_bursts_sandboxed(request: BurstRequest, limits: Limits, lock: FileLock) -> LatencyTable | Rejected:

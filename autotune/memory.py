@@ -43,9 +43,9 @@ def compile_bytes(shape: DraftShape, precision: Precision, capacity_tokens: int)
     return shape.weight_bytes(precision) + shape.kv_bytes_per_token * capacity_tokens
 
 
-def source_bytes(shape: DraftShape, trained: bool) -> int:
-    """Bytes that a source of drafts takes at least: its fp32 weights, and if trained, gradients and two moments."""
-    return shape.weight_bytes(Precision.FP32) * (4 if trained else 1)
+def source_bytes(shape: DraftShape, copies: int) -> int:
+    """Bytes that cutting drafts from a source takes at least, as a multiple of its fp32 weights."""
+    return shape.weight_bytes(Precision.FP32) * copies
 
 
 def _cgroups() -> list[Path]:

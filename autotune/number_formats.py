@@ -25,6 +25,9 @@ class Precision(StrEnum):
         return 2 if self in (Precision.FP16, Precision.BF16) else 4
 
 
+QUANTISED = frozenset({Precision.INT8, Precision.INT4})
+"""Those that store matrices as integers with scales."""
+
 INT4_BLOCK = 32
 """Inputs that share a scale; of the sizes runtimes offer, the one that keeps most accuracy."""
 

@@ -31,6 +31,11 @@ def burst_file(drawing: Drawing, count: int) -> str:
     return f"burst.{drawing}.{count}.onnx"
 
 
+def batch_file(batch: int) -> str:
+    """One step of that many of the sequences of a program for several."""
+    return f"batch.{batch}.onnx"
+
+
 def drawings_in_bursts(device: str) -> tuple[Drawing, ...]:
     """How bursts as one program may draw on a kind of device.
 

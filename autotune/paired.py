@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.results import Evidence, Figure, MeasureSettings, Rejected
-from autotune.runtime.decode import prefill
+from autotune.runtime.prefill import prefill
 from autotune.runtime.session import Session, open_session
 from autotune.sampling import SamplingSettings
 
@@ -96,7 +96,12 @@ def compare(before: Session, after: Session, request: PairedRequest) -> Comparis
 
 def speedup(comparison: Comparison, seed: int = 0) -> Figure:
     """How many times faster the second program is, with its interval."""
-    ratios = np.array(comparison.before_s) / np.array(comparison.after_s)
+    return median_ratio(comparison.before_s, comparison.after_s, seed)
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Figure:
+    """The median of the turns' ratios `[turns]` each, with its bootstrap interval over turns."""
+    ratios = np.array(above) / np.array(below)
     drawn = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
     low, high = np.quantile(np.median(ratios[drawn], axis=1), (0.025, 0.975))
     return Figure(float(np.median(ratios)), Evidence.MEASURED, float(low), float(high))

@@ -104,6 +104,7 @@ def plan_commands(request: Request, build: Build, score: Score) -> tuple[str, st
         "precision": build.precision.value,
         "target-precision": config.target_precision and config.target_precision.value,
         "backend": build.backend,
+        "target-backend": config.target_backend,
         "device": config.device,
         "context": config.context,
         "batch": ",".join(map(str, config.batch)) if max(config.batch) > 1 else None,

@@ -6,11 +6,10 @@ from autotune.candidate import Precision
 from autotune.errors import BadRequest
 
 Supported = Mapping[str, frozenset[Precision]]
-"""What each backend of the run can store matrices as on its device; the target takes the first backend."""
+"""What each backend of the run can store matrices as on its device."""
 
-TARGET_PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16)
-"""Best first.  A quantised target is refused: the scale of its activations is shared by all tokens of a call, so its
-logits depend on how many are verified together, and the pair's output would not be the target's own."""
+_FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)
+"""Those that a target is compiled in unless another is asked for, best first: its numerics are the user's choice."""
 
 _USUAL = {"cpu": (Precision.FP32, Precision.INT8), "cuda": (Precision.FP16,)}
 _USUAL_AT_TRUE_SIZE = {**_USUAL, "cpu": (Precision.INT8,)}
@@ -47,21 +46,26 @@ def draft_precisions(
 
 
 def target_precision(asked: Precision | None, device: str, supported: Supported) -> Precision:
-    """What the target is compiled in: as asked, or the best its backend has on the device."""
+    """What the target is compiled in: as asked, or the best floats that the first backend has on the device.
+
+    supported: of each backend that may compile the target, its `target_precisions`.
+    """
     backend = next(iter(supported))
-    known = [precision for precision in TARGET_PRECISIONS if precision in supported[backend]]
-    if not known:
-        raise BadRequest(f"backend {backend} can compile no target for {device}: name another one first in --backend")
     if asked is None:
-        return known[0]
-    if asked not in TARGET_PRECISIONS:
+        floats = [precision for precision in _FLOATS if precision in supported[backend]]
+        if not floats:
+            raise BadRequest(
+                f"backend {backend} can compile no target for {device}: name another one first in --backend"
+            )
+        return floats[0]
+    everything = frozenset().union(*supported.values())
+    if asked not in everything:
+        names = " and ".join(supported)
+        subject = f"backend {names} has" if len(supported) == 1 else f"backends {names} have"
+        because = "" if asked in _FLOATS else " whose logits do not depend on how many tokens are verified together"
         raise BadRequest(
-            f"--target-precision {asked}: a quantised target's logits depend on how many tokens are verified together, "
-            f"so the pair's output would not be the target's own; use {_names(known)}"
-        )
-    if asked not in known:
-        raise BadRequest(
-            f"--target-precision {asked}: backend {backend} has no {asked} on {device}; use {_names(known)}"
+            f"--target-precision {asked}: {subject} no {asked} target on {device}{because}; use {_names(everything)}, "
+            "or another --target-backend"
         )
     return asked
 

@@ -2,7 +2,7 @@
 
 The folder holds `program.json` (this description) and the files of its backend.  A program is one decoder for one
 sequence: given n new tokens and the position of the first, it appends their keys and values to a preallocated cache
-and gives logits and arg-max tokens for all n positions.  Programs for several sequences at once exist to be measured.
+and gives logits and arg-max tokens for all n positions; or one for several sequences, each with a cache of its own.
 """
 
 from dataclasses import dataclass, field, replace
@@ -40,6 +40,8 @@ class Program:
     """How sessions draft unless told otherwise."""
     batch: int = 1
     """Sequences it decodes at once."""
+    smaller_batches: tuple[int, ...] = ()
+    """Numbers of these sequences, ascending, that a call may also be given."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the compiler's packages, by distribution name."""
     schema_version: int = PROGRAM_SCHEMA
@@ -48,6 +50,11 @@ class Program:
     def head_tokens(self) -> TokenIds | None:
         """`[head_rows]` the token of each row of a trimmed head; None: row i is token i."""
         return None if self.token_ids is None else np.array(self.token_ids)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Numbers of sequences that one call may be given, ascending."""
+        return (*self.smaller_batches, self.batch)
 
     def write(self, folder: Path) -> None:
         """Write `program.json` into the folder."""

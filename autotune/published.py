@@ -1,7 +1,7 @@
 """Tokens per round that others published, shown beside a plan's stand-in and never mixed with it (data)."""
 
 from autotune.paper.published import DRAFTS, SECOND_HAND
-from autotune.reports.summary import PublishedTar
+from autotune.reports.facts import PublishedTar
 
 _PAPER = f"Decoding Speculative Decoding (arXiv 2402.01528), {SECOND_HAND}; k unknown"
 

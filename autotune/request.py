@@ -3,7 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from autotune.backends import check_kernel_tuning, with_usable_backends
+from autotune.backends import (
+    check_batches,
+    check_kernel_tuning,
+    target_backends,
+    target_compilers,
+    with_usable_backends,
+)
 from autotune.cache import content_key
 from autotune.candidate import DraftShape, Precision
 from autotune.cast import Cast, find_cast
@@ -13,12 +19,17 @@ from autotune.config import TuneConfig
 from autotune.devices import Device, find_device
 from autotune.errors import BadRequest, MissingEvidence
 from autotune.latency_file import read_target_latency
+from autotune.objective import MEAN, Objective
+from autotune.objective_request import find_objective
 from autotune.precisions import draft_precisions, target_precision
 from autotune.presets import presets
 from autotune.proxy.base import Axes
-from autotune.proxy.parts import budget_tokens, mean_parameters, training_steps
+from autotune.proxy.budgets import check_proxy_budget
+from autotune.proxy.parts import budget_tokens, training_steps
+from autotune.proxy.place import Place, find_place
 from autotune.recording import workload_key
 from autotune.results import RunKind, TargetLatency
+from autotune.samplers import check_sampler
 from autotune.search_space.space import SearchSpace, make_space
 from autotune.targets import Blueprint, Target, TextModel
 from autotune.tensor_parallel import shard
@@ -44,8 +55,12 @@ class Request:
     precision: tuple[Precision, ...]
     """Of drafts."""
     target_precision: Precision
+    target_backends: tuple[str, ...]
+    """Compilers that the target's program may be of: several until they were measured."""
     table: TargetLatency | None = None
     """The target's latency as the user gave it with `--target-latency`."""
+    objective: Objective = MEAN
+    """How the categories of the workload count."""
 
     @property
     def kind(self) -> RunKind:
@@ -81,6 +96,11 @@ class Request:
         return self.source
 
     @property
+    def target_backend(self) -> str:
+        """The compiler of the target's program."""
+        return self.target_backends[0]
+
+    @property
     def latency_source(self) -> LatencySource:
         """Where the target's latency comes from: its program, the user's table, or slices of it."""
         if self.kind is RunKind.WHOLE:
@@ -92,6 +112,11 @@ class Request:
         """Threads for training: what the user fixed, or one, so that equal runs train equal weights on any machine."""
         return self.config.threads or 1
 
+    @property
+    def training_place(self) -> Place:
+        """Where the proxy and the finish train; BadRequest if this machine has no such place."""
+        return find_place(self.config.train_device, self.config.train_processes, self.training_threads)
+
     def identity(self) -> dict[str, object]:
         """What makes it this run and no other; budgets may change when a run is resumed."""
         free = {
@@ -102,11 +127,13 @@ class Request:
             "validate_top",
             "finish",
             "tune_kernels",
+            "adaptive_k",
             "worker_memory",
             "database",
             "download",
             "strict",
             "batch",
+            "sampler",
         }
         asked = self.config.model_dump(mode="json", exclude=free)
         return asked | {
@@ -126,9 +153,12 @@ def resolve(config: TuneConfig) -> Request:
     cast = find_cast(config)
     config = with_usable_backends(config, device.kind)
     check_kernel_tuning(config)
+    check_sampler(config.sampler)
     supported = {name: load_backend(name, device.kind).precisions(device.kind) for name in config.backend}
     precision = draft_precisions(config.precision, device.kind, supported, true_size=cast.kind is RunKind.PLAN)
-    exact = target_precision(config.target_precision, device.kind, supported)
+    exact = target_precision(config.target_precision, device.kind, target_compilers(config, device.kind))
+    check_batches(config, exact)
+    rivals = target_backends(config, exact, whole=cast.kind is RunKind.WHOLE)
     source = cast.source.shape
     named = [draft.shape for draft in presets().drafts.values()]
     space = make_space(source, config.ranges, config.backend, precision, supported, named)
@@ -145,7 +175,10 @@ def resolve(config: TuneConfig) -> Request:
         )
     else:
         workload = "stand-in"
-    request = Request(config, cast, device, space, context, workload, precision, exact)
+    objective = find_objective(config, cast.kind, cast.recorded)
+    request = Request(config, cast, device, space, context, workload, precision, exact, rivals, objective=objective)
+    if config.train_device == "cuda" or (config.train_processes or 1) > 1:
+        _ = request.training_place  # refused now, not after the traces are recorded
     _check_latency_source(request)
     if config.strict:
         _check_evidence(request)
@@ -207,9 +240,7 @@ def _check_evidence(request: Request) -> None:
 
 def _check_budgets(config: TuneConfig, source: DraftShape, axes: Axes) -> None:
     """BadRequest if a training is asked for that could not make a single step."""
-    if config.proxy == "elastic":
-        parameters = mean_parameters(source, axes)
-        training_steps(budget_tokens(config.elastic_budget, parameters), parameters, "--elastic-budget")
+    check_proxy_budget(config.proxy, config.elastic_budget, config.recover_tokens, source, axes)
     if config.finish:
         parameters = source.decode_parameters
         training_steps(budget_tokens(config.finish, parameters), parameters, "--finish")

@@ -148,6 +148,8 @@ class TargetLatency:
     target's own program: a file of the user's, or an extrapolation and what from."""
     by_context: dict[int, LatencyTable] = field(default_factory=dict)
     """Verifications behind other numbers of cached positions than `verify`'s, for reports."""
+    backend: str | None = None
+    """Whose program of the target was measured; None where it was none."""
 
     @property
     def step_s(self) -> float:
@@ -172,6 +174,8 @@ class Acceptance:
     accepted: tuple[float, ...]
     examined: tuple[float, ...]
     evidence: Evidence = Evidence.ESTIMATED
+    categories: tuple[str, ...] = ()
+    """Of every trace; empty where they were not asked for, and in records of earlier versions."""
 
     @property
     def max_lookahead(self) -> int:
@@ -179,13 +183,17 @@ class Acceptance:
         return len(self.rounds[0]) - 1
 
     def tokens_per_round(self, lookahead: int) -> float:
-        """TAR(k): emitted tokens per round, the target's own included, pooled over traces."""
+        """TAR(k): emitted tokens per round, the target's own included, pooled over traces (of all categories)."""
         return sum(self.tokens) / sum(row[lookahead] for row in self.rounds)
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a candidate is worth: one round's tokens and seconds, and the speed that follows."""
+    """What a candidate is worth: one round's tokens and seconds, and the speed that follows.
+
+    All of it by the run's objective over the workload's categories (`autotune.objective`): the tokens per round are the
+    pooled mean's unless the run maximises the worst category or a weighted mean.
+    """
 
     lookahead: int
     tokens_per_round: Figure
@@ -339,7 +347,8 @@ class KernelTuning:
 class Validated:
     """A draft that really decoded held-out prompts with the target, beside the target alone: predicted and measured.
 
-    `burst_s`, `verify_s` and `overhead_s` are measured mean seconds of one round.
+    Figures are by the run's objective, as in `Score`.  `burst_s`, `verify_s` and `overhead_s` are measured mean seconds
+    of one round.
     """
 
     build: Build
@@ -360,6 +369,8 @@ class Validated:
     """Prompts whose greedy output differs anywhere else; such a pair is not lossless and never ships."""
     drafting: Drafting | None = None
     """How the draft drafted."""
+    tar_proxy: Figure | None = None
+    """What the search estimated of it at this lookahead, before it was finished."""
 
     @property
     def round_s(self) -> float:

@@ -12,9 +12,11 @@ from autotune.errors import Interrupted
 from autotune.progress import LoggingObserver, Observer
 from autotune.provenance import command_words, package_versions
 from autotune.published import PUBLISHED
+from autotune.refine import account, refine
+from autotune.reports.facts import RunFacts
 from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
-from autotune.reports.summary import RunFacts, RunSummary
+from autotune.reports.summary import RunSummary
 from autotune.request import resolve
 from autotune.results import RunKind
 from autotune.score import score_target_alone
@@ -61,9 +63,11 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
         except KeyboardInterrupt:
             raise Interrupted("stopped before the first trial; --resume continues the run") from None
         watcher.phase(f"Searching {request.space.size} drafts")
-        screener = Screener(bench.latency, bench.evaluator.constraints) if config.screen else None
-        search = Search(request.space, bench.evaluator, folder, watcher, config.seed, screener)
+        screener = _screener(bench) if config.screen else None
+        search = Search(request.space, bench.searching, folder, watcher, config.seed, screener, config.sampler)
         found = search.run(Budget(config.trials, config.time_budget))
+        if bench.levels:
+            found = refine(found, bench.evaluator, bench.levels, config.validate_top, folder, watcher)
         conclusion = conclude(bench, found, folder, package_versions(), watcher)
         facts = _facts(bench, found, conclusion, time.monotonic() - began_s)
         watcher.phase("Writing the report")
@@ -84,7 +88,7 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
 
 def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s: float) -> RunFacts:
     request, validation = bench.request, conclusion.validation
-    winner = validation.winner if validation else None
+    winner = validation.shipping if validation else None
     return RunFacts(
         target=request.target.id,
         source=request.source.id,
@@ -95,6 +99,10 @@ def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s
         front=found.front,
         validated=[entry for _, entry in validation.entries] if validation else [],
         chosen=winner[1] if winner else None,
+        lookups=conclusion.lookups,
+        chosen_lookup=conclusion.lookup,
+        lookup_first=validation.lookup_first if validation else None,
+        chosen_first=conclusion.first,
         wall_s=wall_s,
         seed=request.config.seed,
         command=command_words(),
@@ -103,8 +111,9 @@ def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s
         interrupted=conclusion.interrupted,
         target_precision=request.target_precision,
         kernel_tuning=conclusion.tuning,
+        adaptive=conclusion.adaptive,
         kind=request.kind,
-        banner=banner_lines(request),
+        banner=[*banner_lines(request), *(bench.text.cautions if bench.text else ())],
         ready=conclusion.ready,
         target_shape=request.target.shape,
         context_tokens=request.context_tokens,
@@ -115,7 +124,15 @@ def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s
         if conclusion.schedule
         else (),
         published=PUBLISHED if request.kind is RunKind.PLAN else (),
+        objective=request.objective,
+        by_category=conclusion.by_category,
+        refinement=account(found.records, bench.levels) if bench.levels else None,
     )
+
+
+def _screener(bench: Workbench) -> Screener:
+    """What judges builds before they are compiled."""
+    return Screener(bench.latency, bench.evaluator.constraints, bench.request.objective)
 
 
 def _stand_in_shapes(bench: Workbench, found: SearchResult) -> dict[str, str]:

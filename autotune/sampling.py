@@ -29,6 +29,11 @@ class SamplingSettings:
         """Whether the most likely token is always taken."""
         return self.temperature == 0.0
 
+    @property
+    def flags(self) -> str:
+        """The settings as a command line has them."""
+        return f"--temperature {self.temperature:g} --top-k {self.top_k} --top-p {self.top_p:g}"
+
 
 def distribution(logits: NDArray[np.float32], settings: SamplingSettings) -> NDArray[np.float64]:
     """Probabilities `[..., vocab]` that `settings` draws tokens with, from `logits [..., vocab]`.
@@ -40,22 +45,31 @@ def distribution(logits: NDArray[np.float32], settings: SamplingSettings) -> NDA
         hot = np.zeros(logits.shape, np.float64)
         np.put_along_axis(hot, logits.argmax(-1)[..., None], 1.0, -1)
         return hot
-    scaled = logits.astype(np.float64) / settings.temperature
-    scaled -= scaled.max(-1, keepdims=True)
+    weights = np.divide(logits, settings.temperature, dtype=np.float64)
+    weights -= weights.max(-1, keepdims=True)
     vocab = logits.shape[-1]
     if 0 < settings.top_k < vocab:
-        threshold = np.partition(scaled, vocab - settings.top_k, -1)[..., vocab - settings.top_k, None]
-        scaled = np.where(scaled < threshold, -np.inf, scaled)
-    weights = np.exp(scaled)
+        threshold = np.partition(weights, vocab - settings.top_k, -1)[..., vocab - settings.top_k, None]
+        weights[weights < threshold] = -np.inf
+    np.exp(weights, out=weights)
     weights /= weights.sum(-1, keepdims=True)
     if settings.top_p < 1.0:
-        order = np.argsort(-weights, axis=-1, kind="stable")
-        ordered = np.take_along_axis(weights, order, -1)
-        mass_before = ordered.cumsum(-1) - ordered
-        ordered[mass_before >= settings.top_p] = 0.0
-        np.put_along_axis(weights, order, ordered, -1)
+        for row in np.ndindex(weights.shape[:-1]):
+            _drop_tail(weights[row], settings.top_p)
         weights /= weights.sum(-1, keepdims=True)
     return weights
+
+
+def _drop_tail(weights: NDArray[np.float64], top_p: float) -> None:
+    """Set `weights [vocab]`, which sum to 1, to 0 in place but for the smallest set whose mass reaches `top_p`."""
+    # All tokens below this together hold at most half of what is to be dropped: sorting the others is enough.
+    likely = np.flatnonzero(weights >= 0.5 * (1.0 - top_p) / len(weights))
+    order = likely[np.argsort(-weights[likely], kind="stable")]
+    ordered = weights[order]
+    kept = order[ordered.cumsum() - ordered < top_p]
+    values = weights[kept]
+    weights[:] = 0.0
+    weights[kept] = values
 
 
 def draw(probabilities: NDArray[np.float64], rng: np.random.Generator) -> int:
@@ -64,7 +78,9 @@ def draw(probabilities: NDArray[np.float64], rng: np.random.Generator) -> int:
 
 
 def draw_at(probabilities: NDArray[np.float64], uniform: float) -> int:
-    """The token id at `uniform` (in [0, 1)) of the cumulated `probabilities [vocab]`."""
+    """The token id at `uniform` (in [0, 1)) of the cumulated `probabilities [vocab]`, whatever they add up to."""
     cumulative = probabilities.cumsum()
-    index = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return min(index, int(np.flatnonzero(probabilities)[-1]))
+    index = int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
+    if index < len(cumulative):
+        return index
+    return int(np.flatnonzero(probabilities)[-1])  # the product was rounded up to the whole

@@ -3,20 +3,28 @@
 import math
 
 from autotune.acceptance import bootstrap_interval
+from autotune.objective import MEAN, Objective
 from autotune.results import Acceptance, Evidence, Figure, LatencyTable, Score, TargetLatency
 
 
-def score_lookahead(acceptance: Acceptance, burst: LatencyTable, target: TargetLatency, lookahead: int) -> Score:
+def score_lookahead(
+    acceptance: Acceptance,
+    burst: LatencyTable,
+    target: TargetLatency,
+    lookahead: int,
+    objective: Objective = MEAN,
+) -> Score:
     """Predicted speed with lookahead k: throughput(k) = TAR(k) / (burst_s(k) + verify_s(k+1) + overhead_s).
 
+    TAR(k) is the objective's, as then are all figures that follow; a round's seconds do not depend on the category.
     The speed-up is over the target alone: throughput(k) · step_s.  It breaks even at TAR = round_s / step_s.  Intervals
     come from resampling the traces and, where the target's latency is extrapolated, from its error bars; the two err
     independently, so their deviations add up in quadrature on the logarithmic scale.
     """
-    tokens_low, tokens_high = bootstrap_interval(acceptance, lookahead)
+    tokens_low, tokens_high = bootstrap_interval(acceptance, lookahead, objective)
     # A sum of measured parts is an estimate of the round: nobody timed a round as a whole yet.
     round_evidence = weakest(Evidence.ESTIMATED, burst.evidence, target.verify.evidence)
-    tokens = Figure(acceptance.tokens_per_round(lookahead), acceptance.evidence, tokens_low, tokens_high)
+    tokens = Figure(objective.tokens_per_round(acceptance, lookahead), acceptance.evidence, tokens_low, tokens_high)
     burst_s = burst.seconds(lookahead)
     round_s = Figure(target.round_s(burst_s, lookahead), round_evidence, *_round_bar(burst_s, target, lookahead))
     even = Figure(round_s.value / target.step_s, round_evidence, *_even_bar(burst_s, target, lookahead))

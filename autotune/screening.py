@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from autotune.candidate import Build
 from autotune.cost_model import CostModel, Observation, Prediction
+from autotune.objective import MEAN, Objective
 from autotune.pareto import Point, hypervolume, pareto_front
 from autotune.results import (
     Acceptance,
@@ -43,7 +44,8 @@ REFERENCE = 1.1
 class Screener:
     """Judges builds by the measured ones it was shown; call it as a `Screen`."""
 
-    def __init__(self, target: TargetLatency, constraints: Constraints) -> None:
+    def __init__(self, target: TargetLatency, constraints: Constraints, objective: Objective = MEAN) -> None:
+        self._objective = objective
         self._target = target
         self._constraints = constraints
         self._observations: list[Observation] = []
@@ -90,7 +92,7 @@ class Screener:
         over_a_limit = violated(self._constraints.after_measuring(shortest_s))
         return Forecast(
             lookahead=lookahead,
-            tokens_per_round=Figure(acceptance.tokens_per_round(lookahead), acceptance.evidence),
+            tokens_per_round=Figure(self._objective.tokens_per_round(acceptance, lookahead), acceptance.evidence),
             burst_s=Figure(burst_s, Evidence.ESTIMATED, shortest_burst_s, burst_s),
             round_s=Figure(round_s, weakest(Evidence.ESTIMATED, self._target.verify.evidence), shortest_s, round_s),
             rival=None if over_a_limit else self._rival(shortest_s),

@@ -6,7 +6,7 @@ The verdict "do not speculate" ships too.
 import json
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,13 +27,18 @@ from autotune.artifact import (
 )
 from autotune.batch_schedule import Schedule
 from autotune.batching import lookahead_schedule
+from autotune.by_category import lookahead_by_category
 from autotune.candidate import Build, Drafting, DraftShape
+from autotune.category_results import CategoryOutcome
 from autotune.families import checkpoint_config, write_checkpoint
 from autotune.families.checkpoint import CONFIG_FILE
 from autotune.finalists import Finalist
+from autotune.lookup_results import Decoded, LookupFirstOutcome, LookupOutcome
+from autotune.objective import ObjectiveKind
 from autotune.plan import plan_text
 from autotune.provenance import command_words, git_revision
 from autotune.results import KernelTuning, Measured, Score, TrialRecord, Validated
+from autotune.stopping import AdaptivePlan
 from autotune.targets import Target, TextModel
 from autotune.tokenizer import tokenizer_files
 from autotune.workbench import Workbench
@@ -46,21 +51,37 @@ def ship(
     versions: Mapping[str, str],
     tuning: KernelTuning | None = None,
     schedule: Schedule | None = None,
+    outcomes: Sequence[CategoryOutcome] = (),
+    adaptive: AdaptivePlan | None = None,
+    lookup: LookupOutcome | LookupFirstOutcome | None = None,
 ) -> Manifest:
     """Write the artifact: the winner's program, checkpoint and tokenizer, or the verdict k = 0 without a draft.
 
+    lookup: what drafts without a model: where no draft is worth its memory, and there is no winner; or before it.
     tuning: what tuning the winner's kernels came to; the winner's program is the tuned one already if it was kept.
+    outcomes: the winner's, by category.
+    adaptive: what chooses the winner's lookahead round by round.
     """
     finalist, validated = winner or (None, None)
+    lookahead, figures = (validated.lookahead, _figures(validated)) if validated else (0, None)
+    if lookup is not None:
+        lookahead, figures = lookup.best.lookahead, _decoded_figures(lookup.best, lookup.decoded)
     manifest = _manifest(
         bench,
-        validated.lookahead if validated else 0,
+        lookahead,
         versions,
         draft=_describe(validated.build, validated.drafting) if validated else None,
-        figures=_figures(validated) if validated else None,
-        notes=_trimmed_notes(validated.build.shape) if validated else (),
+        figures=figures,
+        notes=(*_objective_notes(bench), *_trimmed_notes(validated.build.shape)) if validated else (),
         tuning=tuning,
         schedule=schedule,
+        outcomes=outcomes,
+    )
+    manifest = replace(
+        manifest,
+        adaptive=adaptive,
+        model_free=lookup.lookup if lookup else None,
+        model_free_lookahead=lookup.lookup_lookahead if isinstance(lookup, LookupFirstOutcome) else None,
     )
     return write_artifact(destination, manifest, lambda folder: _fill(bench, finalist, folder))
 
@@ -71,8 +92,12 @@ def ship_unvalidated(
     destination: Path,
     versions: Mapping[str, str],
     schedule: Schedule | None = None,
+    outcomes: Sequence[CategoryOutcome] = (),
 ) -> Manifest:
-    """Write the artifact of a draft that is ready but was not decoded with its target, or of the verdict k = 0."""
+    """Write the artifact of a draft that is ready but was not decoded with its target, or of the verdict k = 0.
+
+    outcomes: the draft's, by category.
+    """
     target = bench.request.target.id
     notes: tuple[str, ...] = (
         f"Not validated: the weights of {target} were not there, so no draft was decoded with it. Where they are, "
@@ -83,6 +108,7 @@ def ship_unvalidated(
             f"For another engine that serves {target}, {CHECKPOINT_FOLDER}/ holds the draft as a Hugging Face "
             f"checkpoint: start the engine with it as the draft model and {finalist.score.lookahead} speculative "
             "tokens, and compare its throughput with and without.",
+            *_objective_notes(bench),
             *_trimmed_notes(finalist.record.build.shape),
         )
     manifest = _manifest(
@@ -94,6 +120,7 @@ def ship_unvalidated(
         notes=notes,
         kind=ArtifactKind.UNVALIDATED,
         schedule=schedule,
+        outcomes=outcomes,
     )
     return write_artifact(destination, manifest, lambda folder: _fill(bench, finalist, folder))
 
@@ -144,6 +171,7 @@ def _manifest(
     kind: ArtifactKind = ArtifactKind.PAIR,
     tuning: KernelTuning | None = None,
     schedule: Schedule | None = None,
+    outcomes: Sequence[CategoryOutcome] = (),
 ) -> Manifest:
     request = bench.request
     target = request.target
@@ -153,7 +181,7 @@ def _manifest(
             id=target.id,
             fingerprint=target.fingerprint if isinstance(target, Target) else None,
             tokenizer_fingerprint=text.tokenizer_fingerprint if text else None,
-            backend=request.config.backend[0],
+            backend=request.target_backend,
             device=request.device.kind,
             precision=request.target_precision,
         ),
@@ -175,6 +203,8 @@ def _manifest(
         ),
         notes=notes,
         kind=kind,
+        lookahead_by_category=dict(lookahead_by_category(outcomes)),
+        batches=schedule.entries if schedule else (),
     )
 
 
@@ -192,6 +222,19 @@ def _fill(bench: Workbench, finalist: Finalist | None, folder: Path) -> None:
 def _describe(build: Build, drafting: Drafting | None) -> DraftDescription:
     shape = build.shape
     return DraftDescription(shape, shape.parameters, build.backend, build.precision, drafting or Drafting.CALLS)
+
+
+def _objective_notes(bench: Workbench) -> tuple[str, ...]:
+    """What the manifest's figures are of, where they are not those of all text together."""
+    objective = bench.request.objective
+    match objective.kind:
+        case ObjectiveKind.MEAN:
+            return ()
+        case ObjectiveKind.WORST:
+            return ("Figures are those of the workload's worst category, and the speed-up is the smallest of any.",)
+        case ObjectiveKind.WEIGHTED:
+            shares = ", ".join(f"{share:.0%} {name}" for name, share in objective.weights)
+            return (f"Figures are the weighted mean of the workload's categories, for tokens that are {shares}.",)
 
 
 def _trimmed_notes(shape: DraftShape) -> tuple[str, ...]:
@@ -212,6 +255,19 @@ def _figures(validated: Validated) -> Figures:
         tokens_per_s_measured=validated.tokens_per_s_measured,
         speedup_predicted=validated.speedup_predicted,
         speedup_measured=validated.speedup_measured,
+    )
+
+
+def _decoded_figures(score: Score, decoded: Decoded | None) -> Figures:
+    """The figures of what drafts with a lookup."""
+    predicted = _predicted(score)
+    if decoded is None:
+        return predicted
+    return replace(
+        predicted,
+        tokens_per_round_measured=decoded.tar,
+        tokens_per_s_measured=decoded.tokens_per_s,
+        speedup_measured=decoded.speedup,
     )
 
 

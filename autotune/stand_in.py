@@ -17,9 +17,13 @@ _TAKEN_OVER = (
     "max_new_tokens",
     "proxy",
     "elastic_budget",
+    "recover_tokens",
+    "loss",
     "lookahead",
     "seed",
     "threads",
+    "train_device",
+    "train_processes",
     "database",
 )
 """What the stand-in's run has in common with the run it stands in for."""
@@ -35,7 +39,7 @@ def prepare_stand_in(
 ) -> StandInAcceptance:
     """The demo's drafts and text, trained and recorded as a run of the demo does; both are kept in the cache."""
     target = family.whole_target
-    program = compile_target(target, family.config.backend[0], family.context_tokens, precision=Precision.FP32)
+    program = compile_target(target, family.target_backend, family.context_tokens, precision=Precision.FP32)
     text = prepare_text(family, program, family.training_threads, observer, "the stand-in's")
     scored = ScoredOnTraces(
         text.traces.estimate, family.space.max_lookahead, threads=family.training_threads, database=database

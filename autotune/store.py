@@ -1,4 +1,6 @@
-"""A run's folder: what was asked (`run.json`), what was found (`trials.jsonl`); safe against a kill at any moment."""
+"""A run's folder: what was asked (`run.json`), what was found (`trials.jsonl`, and `refined.jsonl` where builds were
+scored on more traces afterwards); safe against a kill at any moment.
+"""
 
 import json
 import os
@@ -6,20 +8,24 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import BadRequest
 from autotune.json_file import read_json
+from autotune.refinement import Refined
 from autotune.results import TargetLatency, TrialRecord
 
 RUN_SCHEMA = 1
 _LOCK_FILE = ".lock"
 _UNFINISHED_RUN_FILE = "run.tmp"
 _RECORD = TypeAdapter(TrialRecord)
+_REFINED = TypeAdapter(Refined)
 _LATENCY = TypeAdapter(TargetLatency)
+
+_Line = TypeVar("_Line")
 
 
 class RunFolder:
@@ -33,6 +39,7 @@ class RunFolder:
         self.work = path / "work"
         self._run_file = path / "run.json"
         self._trials_file = path / "trials.jsonl"
+        self._refined_file = path / "refined.jsonl"
         self._latency_file = path / "target.json"
 
     @staticmethod
@@ -71,11 +78,11 @@ class RunFolder:
 
     def append(self, record: TrialRecord) -> None:
         """Add a record; it is on disk when this returns."""
-        line = _RECORD.dump_json(record) + b"\n"
-        with self._trials_file.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        _append(self._trials_file, _RECORD.dump_json(record))
+
+    def append_refined(self, refined: Refined) -> None:
+        """Add what a build came to on more traces; it is on disk when this returns."""
+        _append(self._refined_file, _REFINED.dump_json(refined))
 
     def read_latency(self) -> TargetLatency | None:
         """The target's latencies that this run's records were scored with; None if they were not measured yet."""
@@ -94,17 +101,11 @@ class RunFolder:
 
     def records(self) -> list[TrialRecord]:
         """All records.  A last line that was cut by a kill is dropped from the file; other damage is a BadRequest."""
-        if not self._trials_file.exists():
-            return []
-        content = self._trials_file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            with self._trials_file.open("r+b") as file:
-                file.truncate(len(whole))
-        try:
-            return [_RECORD.validate_json(line) for line in whole.splitlines()]
-        except ValidationError as error:
-            raise BadRequest(f"{self._trials_file} is damaged: {error.errors()[0]['msg']}") from None
+        return _read_lines(self._trials_file, _RECORD)
+
+    def refined(self) -> list[Refined]:
+        """All that was scored on more traces, read as `records` are."""
+        return _read_lines(self._refined_file, _REFINED)
 
     def _check(self, written: dict[str, Any], *, resume: bool) -> None:
         """Raise BadRequest unless the folder is free for, or already holds, the run that `written` identifies."""
@@ -138,3 +139,26 @@ class RunFolder:
             beside.rename(self._run_file)
         except OSError as error:
             raise BadRequest(f"cannot write the output folder {self.path}: {error.strerror or error}") from None
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a line to a file; it is on disk when this returns."""
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_lines(path: Path, adapter: TypeAdapter[_Line]) -> list[_Line]:
+    """All lines of a file; a last one that was cut by a kill is dropped from it, other damage is a BadRequest."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    try:
+        return [adapter.validate_json(line) for line in whole.splitlines()]
+    except ValidationError as error:
+        raise BadRequest(f"{path} is damaged: {error.errors()[0]['msg']}") from None

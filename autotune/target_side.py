@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 
 from autotune.cache import cached_folder, content_key, source_hashes
 from autotune.candidate import DraftShape, Precision
@@ -39,55 +39,99 @@ class TargetSide:
     latency: TargetLatency
     program: Path | None
     """Its compiled program; None where its weights are not here."""
+    backend: str
+    """The compiler it is measured with."""
 
 
 def prepare_target(
     request: Request, folder: RunFolder, limits: WorkerLimits, database: TuningDatabase | None, observer: Observer
 ) -> TargetSide:
-    """The target's side of a request; a resumed run goes on with the latencies it began with."""
-    program = _compile(request, observer) if request.kind is RunKind.WHOLE else None
-    latency = folder.read_latency()
-    if latency is None:
-        latency = _find_latency(request, program, limits, database, observer)
-        folder.write_latency(latency)
-    _tell(request, latency, observer)
-    return TargetSide(latency, program)
+    """The target's side of a request; a resumed run goes on with the compiler and the latencies it began with."""
+    known = folder.read_latency()
+    if known is not None and known.backend is not None:
+        request = replace(request, target_backends=(known.backend,))
+    if request.kind is RunKind.WHOLE:
+        side = _fastest(request, known, limits, database, observer)
+    else:
+        side = TargetSide(known or _elsewhere(request, limits, database, observer), None, request.target_backend)
+    if known is None:
+        folder.write_latency(side.latency)
+    _tell(request, side, observer)
+    return side
 
 
-def _compile(request: Request, observer: Observer) -> Path:
-    config = request.config
-    observer.phase("Compiling the target")
-    if request.target_precision is not Precision.FP32:
-        because = "as asked" if config.target_precision else f"{config.backend[0]} has no fp32 on {request.device.kind}"
-        observer.note(
-            f"the target is compiled in {request.target_precision} ({because}): the pair's output is that program's"
-        )
-    return compile_target(
-        request.whole_target,
-        config.backend[0],
-        request.context_tokens,
-        device=request.device.kind,
-        precision=request.target_precision,
-    )
-
-
-def _find_latency(
+def _fastest(
     request: Request,
-    program: Path | None,
+    known: TargetLatency | None,
     limits: WorkerLimits,
     database: TuningDatabase | None,
     observer: Observer,
+) -> TargetSide:
+    """The target as compiled by the compiler whose program verifies fastest, over all lookaheads; some may fail."""
+    _tell_precision(request, observer)
+    sides, failure = [], None
+    for backend in request.target_backends:
+        candidate = replace(request, target_backends=(backend,))
+        try:
+            observer.phase(f"Compiling the target with {backend}")
+            program = compile_target(
+                request.whole_target,
+                backend,
+                request.context_tokens,
+                device=request.device.kind,
+                precision=request.target_precision,
+            )
+            if known is None:
+                observer.phase(f"Measuring the target compiled by {backend}")
+            latency = known or target_latency(candidate, program, limits.run, database)
+        except AutotuneError as error:
+            failure = error
+            observer.note(f"{backend} drops out as the target's compiler: {error}")
+            continue
+        sides.append(TargetSide(latency, program, backend))
+    if not sides:
+        assert failure is not None
+        raise failure
+    chosen = min(sides, key=lambda side: _verification_s(side.latency))
+    for side in sides:
+        if side is not chosen:
+            ratio = _verification_s(side.latency) / _verification_s(chosen.latency)
+            observer.note(
+                f"{chosen.backend} compiles the target: with {side.backend} a verification takes {ratio:.2f} times as "
+                f"long, and a step of the target alone {side.latency.step_s / chosen.latency.step_s:.2f} times"
+            )
+    return chosen
+
+
+def _verification_s(latency: TargetLatency) -> float:
+    """The geometric mean of the seconds that verifications of all lengths take."""
+    return geometric_mean(latency.verify.seconds(n) for n in range(1, latency.verify.largest + 1))
+
+
+def _tell_precision(request: Request, observer: Observer) -> None:
+    if request.target_precision is not Precision.FP32:
+        because = (
+            "as asked"
+            if request.config.target_precision
+            else f"{request.target_backend} has no fp32 on {request.device.kind}"
+        )
+        observer.note(
+            f"the target is compiled in {request.target_precision} ({because}): the pair's output is that program's"
+        )
+
+
+def _elsewhere(
+    request: Request, limits: WorkerLimits, database: TuningDatabase | None, observer: Observer
 ) -> TargetLatency:
-    if program is not None:
-        observer.phase("Measuring the target")
-        return target_latency(request, program, limits.run, database)
+    """The latency of a target whose weights are not here."""
     if request.table is not None:
         return request.table
     observer.phase("Measuring slices of the target")
     return sliced_latency(request, limits, database, observer)
 
 
-def _tell(request: Request, latency: TargetLatency, observer: Observer) -> None:
+def _tell(request: Request, side: TargetSide, observer: Observer) -> None:
+    latency = side.latency
     threads = latency.verify.settings.threads
     computing = f"{threads} thread{'s' if threads > 1 else ''}" if request.device.kind == "cpu" else request.device.name
     if request.latency_source == "table":
@@ -113,7 +157,7 @@ def sliced_latency(
     config = request.config
     positions = positions or request.space.max_lookahead + 1
     asked = SliceRequest(
-        backend=config.backend[0],
+        backend=request.target_backend,
         precision=request.target_precision,
         device=request.device.kind,
         max_lookahead=positions - 1,
@@ -163,7 +207,7 @@ def target_latency(request: Request, program: Path, limits: Limits, database: Tu
         subject = TargetSubject(
             target=request.whole_target.fingerprint,
             shape=request.target.shape,
-            backend=request.config.backend[0],
+            backend=request.target_backend,
             precision=request.target_precision,
             device=request.device.fingerprint,
             capacity_tokens=request.context_tokens,
@@ -172,14 +216,14 @@ def target_latency(request: Request, program: Path, limits: Limits, database: Tu
             thread_counts=thread_counts(request.config, request.device),
             measuring=settings,
             sampling=request.config.sampling,
-            versions=latency_versions(request.config.backend[0]),
+            versions=latency_versions(request.target_backend),
         )
         outcome = database.recall(subject, TargetLatency, measure)
     if isinstance(outcome, Rejected):
         raise AutotuneError(
             f"the target cannot be measured: {outcome.reason.value}, {outcome.detail}; see --run-timeout"
         )
-    return replace(outcome.value, date=outcome.date)
+    return replace(outcome.value, date=outcome.date, backend=request.target_backend)
 
 
 def measure_target(
@@ -269,7 +313,7 @@ def thread_counts(config: TuneConfig, device: Device) -> tuple[int, ...]:
 def _smallest_draft(request: Request) -> Path:
     """A program of the space's smallest shape with random weights, to measure the decoding loop with."""
     smallest = request.space.smallest
-    backend = request.config.backend[0]
+    backend = request.target_backend
     settings = CompileSettings(request.target_precision, request.context_tokens, request.device.kind)
     key = content_key(
         vars(smallest),

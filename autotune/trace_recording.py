@@ -38,6 +38,8 @@ class TraceRequest:
     """Requests under way at once, where the target is served."""
     runner: str | None = None
     """What runs a local target, one of `RUNNERS`; None leaves the choice to its size."""
+    alternatives: bool = True
+    """Whether the target's likeliest tokens at each position are recorded too: what files lack can't be added later."""
 
     def __post_init__(self) -> None:
         if self.runner not in (None, *RUNNERS):
@@ -48,7 +50,8 @@ def record_here(target: Target, request: TraceRequest, observer: Observer) -> Tr
     """The target's traces of every prompt of a file but those that are only to train on, written to a file."""
     prompts = _prompts(target, request, target.numerics.context_tokens)
     model = open_local(target, request.runner, request.threads, observer)
-    traces = record(model, target, prompts, request.settings, request.max_new_tokens, request.seed, _progress(observer))
+    how = (prompts, request.settings, request.max_new_tokens, request.seed, _progress(observer))
+    traces = record(model, target, *how, request.alternatives)
     save_traces(traces, request.out)
     return traces
 
@@ -65,6 +68,7 @@ def record_remote(endpoint: Endpoint, model: TextModel, request: TraceRequest, o
         request.max_new_tokens,
         request.seed,
         _progress(observer),
+        request.alternatives,
         concurrency=request.concurrency,
     )
     save_traces(traces, request.out)

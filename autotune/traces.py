@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.alternatives import Alternatives as Alternatives
+from autotune.alternatives import alternatives_of, join_alternatives, no_alternatives
 from autotune.errors import BadRequest
 from autotune.program import Program
 from autotune.sampling import SamplingSettings, distribution, draw
@@ -47,6 +49,8 @@ class Trace:
     """[P + T] the target's most likely token at each position, given the tokens before it; -1 where it is unknown, as
     at the first position, and in prompts that a server was not asked about, or did not tell."""
     category: str
+    alternatives: Alternatives | None = None
+    """None where only the drawn tokens were recorded."""
 
     @property
     def tokens(self) -> NDArray[np.int32]:
@@ -91,8 +95,9 @@ def record(
     max_new_tokens: int,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    alternatives: bool = False,
 ) -> Traces:
-    """Traces of `target`, computed by `model` (its compiled program).
+    """Traces of `target`, computed by `model` (its compiled program), with `alternatives` on demand.
 
     A continuation ends at an EOS, after `max_new_tokens`, or where the context ends.  What is drawn for a prompt
     depends on the seed and that prompt alone, not on the others.  `on_progress(done, all)` is called per prompt.
@@ -114,7 +119,8 @@ def record(
         rng = np.random.default_rng([seed, content, seen[content]])
         seen[content] += 1
         longest = min(max_new_tokens, context_tokens - len(prompt.ids))
-        traces.append(_continue(model, prompt, settings, longest, target.eos_ids, rng))
+        likely = _Likeliest() if alternatives else None
+        traces.append(_continue(model, prompt, settings, longest, target.eos_ids, rng, likely))
         if on_progress is not None:
             on_progress(len(traces), len(prompts))
     return Traces(tuple(traces), settings, target.fingerprint, target.tokenizer_fingerprint, seed)
@@ -126,9 +132,38 @@ def check_traces(traces: Traces, target: TextModel) -> None:
         raise BadRequest(f"the traces were recorded with another tokenizer than {target.id}'s: record them again")
     if traces.target_fingerprint != target.fingerprint:
         raise BadRequest(f"the traces were recorded from another target than {target.id}: record them again")
-    highest = max(int(trace.tokens.max()) for trace in traces.items)
+    highest = max(_highest_token(trace) for trace in traces.items)
     if highest >= target.shape.vocab:
         raise BadRequest(f"the traces hold token {highest}, but {target.id} has only {target.shape.vocab} tokens")
+
+
+def _highest_token(trace: Trace) -> int:
+    drawn = int(trace.tokens.max())
+    return drawn if trace.alternatives is None else int(trace.alternatives.tokens.max(initial=drawn))
+
+
+class _Likeliest:
+    """Gathers a trace's alternatives; they are chosen for many positions at once, for NumPy's calls cost more."""
+
+    def __init__(self) -> None:
+        self._parts = [no_alternatives(1)]
+        self._waiting: list[NDArray[np.float64]] = []
+
+    def add(self, probabilities: NDArray[np.float64]) -> None:
+        """Append positions by their probabilities `[n, vocab]`."""
+        self._waiting.append(probabilities)
+        if sum(map(len, self._waiting)) >= _PREFILL_TOKENS:
+            self._choose()
+
+    def all(self) -> Alternatives:
+        """Of the first position, of which nothing is known, and of all that were added."""
+        if self._waiting:
+            self._choose()
+        return join_alternatives(self._parts)
+
+    def _choose(self) -> None:
+        self._parts.append(alternatives_of(np.concatenate(self._waiting)))
+        self._waiting.clear()
 
 
 def _continue(
@@ -138,28 +173,37 @@ def _continue(
     longest: int,
     eos_ids: tuple[int, ...],
     rng: np.random.Generator,
+    likely: _Likeliest | None,
 ) -> Trace:
     """The trace of one prompt; `longest` ≥ 1 bounds its continuation."""
     prompt_tokens = len(prompt.ids)
+    shown = SamplingSettings(temperature=1.0) if settings.greedy else settings
     top = [-1]
     for start in range(0, prompt_tokens - 1, _PREFILL_TOKENS):
         chunk = prompt.ids[start : min(start + _PREFILL_TOKENS, prompt_tokens - 1)].astype(np.int64)
-        top.extend(model.greedy(chunk, start).tolist())
+        if likely is None:
+            top.extend(model.greedy(chunk, start).tolist())
+        else:
+            logits = model.logits(chunk, start)
+            top.extend(logits.argmax(-1).tolist())
+            likely.add(distribution(logits, shown))
     continuation: list[int] = []
     logprobs: list[float] = []
     token = int(prompt.ids[-1])
     while len(continuation) < longest:
         position = prompt_tokens - 1 + len(continuation)
-        if settings.greedy:
+        if settings.greedy and likely is None:
             token = int(model.greedy([token], position)[0])
             top.append(token)
             logprobs.append(0.0)
         else:
-            logits = model.logits([token], position)[0]
-            probabilities = distribution(logits, settings)
-            token = draw(probabilities, rng)
-            top.append(int(logits.argmax()))
-            logprobs.append(float(np.log(probabilities[token])))
+            logits = model.logits([token], position)
+            probabilities = distribution(logits, shown)
+            top.append(int(logits[0].argmax()))
+            token = top[-1] if settings.greedy else draw(probabilities[0], rng)
+            logprobs.append(0.0 if settings.greedy else float(np.log(probabilities[0, token])))
+            if likely is not None:
+                likely.add(probabilities)
         continuation.append(token)
         if token in eos_ids:
             break
@@ -169,4 +213,5 @@ def _continue(
         np.array(logprobs, np.float32),
         np.array(top, np.int32),
         prompt.category,
+        None if likely is None else likely.all(),
     )

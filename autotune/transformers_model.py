@@ -3,7 +3,6 @@
 import inspect
 import tempfile
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,6 @@ from numpy.typing import NDArray
 
 from autotune.candidate import Precision
 from autotune.errors import BadRequest
-from autotune.families.checkpoint import weight_files
-from autotune.memory import available_bytes
 from autotune.program import Program
 from autotune.targets import Target
 from autotune.traces import Tokens
@@ -26,29 +23,23 @@ Memory = Mapping[int | str, int | str]
 class TransformersModel:
     """Logits of a checkpoint, computed by transformers in the precision that the checkpoint is stored in.
 
-    With accelerate, weights are dealt to the GPUs there are and to memory; what fits nowhere stays on disk and is read
-    at every step.  `max_memory` bounds each device (`{0: "20GiB", "cpu": "60GiB"}`).
+    Weights are dealt to the GPUs there are and to memory; what fits nowhere stays on disk and is read at every step.
+    `max_memory` bounds each device (`{0: "20GiB", "cpu": "60GiB"}`).
     """
 
     def __init__(self, target: Target, threads: int, max_memory: Memory | None = None) -> None:
-        dealt = find_spec("accelerate") is not None
-        if max_memory is not None and not dealt:
-            raise BadRequest("dealing a model to several devices needs accelerate: pip install 'draft-autotune[big]'")
-        needed, free = sum(path.stat().st_size for path in weight_files(target.checkpoint)), available_bytes()
-        if needed > free and not dealt:
-            raise BadRequest(
-                f"{target.id} has {needed / 2**30:.1f} GiB of weights, and {free / 2**30:.1f} GiB of memory are free: "
-                "pip install 'draft-autotune[big]' to run it from GPUs and disk, or record from a server (--endpoint)"
-            )
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
         self._offload = tempfile.TemporaryDirectory(prefix="autotune-offload-", ignore_cleanup_errors=True)
-        where: dict[str, Any] = {}
-        if dealt:
-            where = {"device_map": "auto", "max_memory": max_memory, "offload_folder": self._offload.name}
         try:
             self._model = transformers.AutoModelForCausalLM.from_pretrained(
-                target.checkpoint, dtype="auto", use_safetensors=True, local_files_only=True, **where
+                target.checkpoint,
+                dtype="auto",
+                use_safetensors=True,
+                local_files_only=True,
+                device_map="auto",
+                max_memory=max_memory,
+                offload_folder=self._offload.name,
             ).eval()
         except (OSError, ValueError) as error:
             raise BadRequest(f"transformers cannot open {target.id}: {' '.join(str(error).split())}") from error

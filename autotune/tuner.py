@@ -6,13 +6,14 @@ records whenever a run resumes.
 
 import logging
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import DatabaseError
 
@@ -23,6 +24,7 @@ from autotune.pareto import pareto_front
 from autotune.progress import Observer, SearchStatus
 from autotune.results import Measured, Score, Screened, TrialRecord
 from autotune.results import TrialState as Ending
+from autotune.samplers import AUTO, SamplerName, make_sampler
 from autotune.screening import Screener
 from autotune.search_space.space import LOOKAHEAD, Params, SearchSpace
 from autotune.store import RunFolder
@@ -30,8 +32,6 @@ from autotune.store import RunFolder
 _STUDY = "autotune"
 _BUILD = "build"
 """The trials' attribute that holds the key of their build."""
-_STARTUP_BUILDS = 10
-"""Builds drawn at random, after the seeds, before the sampler models anything."""
 _RULED_OUT_PER_TRIAL = 10
 _MOST_REPEATS = 8
 """Proposals of known builds in a row after which an unknown one is drawn at random."""
@@ -75,7 +75,13 @@ class Search:
         observer: Observer,
         seed: int,
         screener: Screener | None = None,
+        sampler: SamplerName = AUTO,
+        storage: BaseStorage | None = None,
     ) -> None:
+        """A search of `space` in `folder`; `sampler` is a name of `autotune.samplers`.
+
+        The study is kept in `storage`; in a file of the folder if None.
+        """
         self._space = space
         self._evaluator = evaluator
         self._screener = screener
@@ -86,7 +92,8 @@ class Search:
         if screener is not None:
             screener.learn(self._records)
         self._random = Random(seed + len(self._records))
-        self._study = _open_study(folder, seed + len(self._records), _STARTUP_BUILDS * len(space.lookahead.values))
+        chosen = make_sampler(sampler, seed + len(self._records), len(space.lookahead.values))
+        self._study = _open_study(folder, chosen, storage)
 
     def run(self, budget: Budget) -> SearchResult:
         """Evaluate builds until the budget or the space is spent, or the user interrupts."""
@@ -222,16 +229,13 @@ class Search:
         )
 
 
-def _open_study(folder: RunFolder, seed: int, startup_trials: int) -> optuna.Study:
+def _open_study(folder: RunFolder, sampler: BaseSampler, storage: BaseStorage | None) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup_trials)
     try:
         return optuna.create_study(
             study_name=_STUDY,
-            storage=f"sqlite:///{folder.study_file}",
+            storage=storage or f"sqlite:///{folder.study_file}",
             sampler=sampler,
             directions=["minimize", "maximize"],
             load_if_exists=True,

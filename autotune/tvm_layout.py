@@ -16,6 +16,8 @@ PARAMETERS = (
     "keys", "values", "ids", "floats", "codes",
 )  # fmt: skip
 """Buffers of the function, in order."""
+STOPPING_PARAMETERS = ("log_acceptance", "limits", "survival")
+"""Those behind them of a function whose bursts may stop early."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class TvmLayout:
 
     ============= ======= ======================================================================================
     control       int32   `[4]`: position of the first token, number of tokens, steps, and whether tokens are drawn;
-                          the first two change in a call of several steps
+                          the first two change in a call of several steps.  `[5]` where bursts may stop: whether this
+                          one may; if it does, the steps become those that were made
     tokens        int64   `[piece_tokens]`
     after         int64   `[piece_tokens]`: the arg-max token after each; a drawn one after the last only
     logits        float32 `logits_shape`: one row a token; columns beyond the head's rows mean nothing
@@ -40,6 +43,9 @@ class TvmLayout:
     ids           int64   `[head rows]`: the token of each row of a trimmed head; `[1]` and unused for a whole one
     floats        float32 the weights file
     codes         `code_type`: the same memory, read as integers
+    log_acceptance, limits
+                  float32 `[CONFIDENCE_BINS]`, `[longest_burst]`: see `autotune.stopping.StopRule`
+    survival      float32 `[2]`: log S of the tokens of a burst that may stop, and the confidence in the last one
     ============= ======= ======================================================================================
     """
 
@@ -54,6 +60,13 @@ class TvmLayout:
     library_sha256: str
     features: tuple[str, ...]
     """Instruction sets of the processor the library was compiled for."""
+    stops: bool = False
+    """Whether bursts may stop early; those of earlier versions may not."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Buffers of the function, in order."""
+        return (*PARAMETERS, *(STOPPING_PARAMETERS if self.stops else ()))
 
     def write(self, folder: Path) -> None:
         """Write `layout.json` into the folder."""

@@ -1,15 +1,25 @@
 """Validation: the finalists really decode held-out prompts with the target."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autotune.contest import Contender, ContestRequest, Tally, hold_contest
+from autotune.by_category import outcomes_by_category
+from autotune.category_results import CategoryOutcome
+from autotune.contest import ContestRequest, Tally, hold_contest
 from autotune.devices import device_lock
 from autotune.errors import AutotuneError
+from autotune.evaluate import Evaluator
 from autotune.finalists import Finalist, finish_drafts, make_finalists
+from autotune.lookup_first import Drafted, estimate_lookup_first
+from autotune.lookup_results import Decoded, LookupFirstOutcome, LookupOutcome
+from autotune.model_free import score_lookups
+from autotune.objective import Objective
 from autotune.progress import Observer
+from autotune.proxy.score_traces import acceptance_of
+from autotune.quantization import dequantised
 from autotune.results import Figure, Rejected, TargetLatency, TrialRecord, Validated
+from autotune.runtime.pairing import Pairing
 from autotune.tallies import speed, speedup, tokens_per_round
 from autotune.target_side import measure_target
 from autotune.workbench import Workbench
@@ -24,18 +34,59 @@ class Validation:
     """What the contest found: the target alone, and every finalist beside what was predicted of it."""
 
     baseline: Figure
-    """Tokens/s of the target alone."""
+    """Tokens/s of the target alone, by the run's objective."""
     entries: tuple[tuple[Finalist, Validated], ...]
+    by_category: Mapping[str, tuple[CategoryOutcome, ...]] = field(default_factory=dict)
+    """By the key of a build: its figures in every category, where there are several."""
+    lookups: tuple[LookupOutcome, ...] = ()
+    """Drafters without a model, the fastest by prediction first; it decoded too, if it was predicted to pay."""
+    lookup_first: LookupFirstOutcome | None = None
+    """The finalist predicted fastest, asked only where looking up finds nothing; it decoded, if that was to gain."""
 
     @property
     def winner(self) -> tuple[Finalist, Validated] | None:
-        """The fastest finalist that beats the target alone and never altered its output; None if there is none."""
-        faster = [
-            entry
-            for entry in self.entries
-            if entry[1].tokens_per_s_measured.value > self.baseline.value and not entry[1].mismatches
-        ]
-        return max(faster, key=lambda entry: entry[1].tokens_per_s_measured.value, default=None)
+        """The fastest finalist that beats the target alone and never altered its output; None if there is none.
+
+        Speed is the speed-up by the run's objective.  That of the worst category is the smallest of any, so what wins
+        by it is faster than the target alone in every category.
+        """
+        faster = [entry for entry in self.entries if entry[1].speedup_measured.value > 1.0 and not entry[1].mismatches]
+        return max(faster, key=lambda entry: entry[1].speedup_measured.value, default=None)
+
+    @property
+    def lookup(self) -> LookupOutcome | None:
+        """The drafter without a model that makes a draft model not worth its memory; None if there is none.
+
+        It pays, and the best draft is not faster beyond the doubt about its speed-up.
+        """
+        best = max(self.lookups, key=lambda each: _paid(each.decoded), default=None)
+        if best is None or not _paid(best.decoded):
+            return None
+        drafts = [self.winner[1].speedup_measured] if self.winner else []
+        if self.lookup_first and self.lookup_first.decoded and self.lookup_first.decoded.pays:
+            drafts.append(self.lookup_first.decoded.speedup)
+        needed = max(drafts, key=lambda speedup: speedup.value, default=None)
+        if needed is not None and _paid(best.decoded) < (needed.value if needed.low is None else needed.low):
+            return None
+        return best
+
+    @property
+    def shipping(self) -> tuple[Finalist, Validated] | None:
+        """The finalist that ships: the winner, or the one that is faster with a lookup before it; None if none does."""
+        if self.lookup is not None:
+            return None
+        if self.first is None:
+            return self.winner
+        return next(entry for entry in self.entries if entry[0].record.build == self.first.build)
+
+    @property
+    def first(self) -> LookupFirstOutcome | None:
+        """The lookup that ships before the draft: both together decoded faster than either alone."""
+        both = self.lookup_first
+        if both is None or self.lookup is not None:
+            return None
+        rival = self.winner[1].speedup_measured.value if self.winner else 0.0
+        return both if _paid(both.decoded) > rival else None
 
 
 def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, observer: Observer) -> Validation:
@@ -53,16 +104,67 @@ def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, obser
     _tell_drift(bench.latency, latency, observer)
     evaluator = replace(bench.evaluator, target=latency)
     finalists = make_finalists(bench, evaluator, records, drafts, work, observer)
-    request = _contest(bench, finalists)
+    lookups = estimate_lookups(bench, latency)
+    decoding = [each for each in lookups[:1] if each.best.speedup.value > 1.0]
+    both = _lookup_first(bench, evaluator, finalists, lookups, latency)
+    request = _contest(bench, finalists, decoding, both)
     # Twenty times what the target alone would take is far beyond any honest round.
-    expected_s = latency.step_s * request.max_new_tokens * len(request.prompts) * request.repeats * (len(finalists) + 1)
+    expected_s = (
+        latency.step_s * request.max_new_tokens * len(request.prompts) * request.repeats * (len(request.contenders) + 1)
+    )
     limits = replace(limits, time_s=limits.time_s + 20 * expected_s)
     result = hold_contest(request, limits, device_lock(bench.request.device.kind))
     if isinstance(result, Rejected):
         raise AutotuneError(f"the finalists could not be validated: {result.reason.value}, {result.detail}")
     alone, *tallies = result.tallies
-    entries = [(finalist, _judge(finalist, alone, tally)) for finalist, tally in zip(finalists, tallies, strict=True)]
-    return Validation(speed(alone), tuple(entries))
+    if both is not None:
+        both = replace(both, decoded=_decoded(tallies.pop(), alone, bench))
+    objective, categories = bench.request.objective, bench.own_text.traces.validate_categories
+    entries, by_category = [], {}
+    for finalist, tally in zip(finalists, tallies[: len(finalists)], strict=True):
+        entries.append((finalist, _judge(finalist, alone, tally, objective, categories)))
+        by_category[finalist.record.build.key()] = outcomes_by_category(evaluator, finalist, categories, tally, alone)
+    for place, tally in enumerate(tallies[len(finalists) :]):
+        lookups[place] = replace(lookups[place], decoded=_decoded(tally, alone, bench))
+    return Validation(speed(alone, objective, categories), tuple(entries), by_category, tuple(lookups), both)
+
+
+def estimate_lookups(bench: Workbench, latency: TargetLatency) -> list[LookupOutcome]:
+    """What drafting without a model would come to on the target's text, unless that was not to be asked."""
+    request = bench.request
+    if not request.config.model_free:
+        return []
+    traces = bench.own_text.traces.estimate.items
+    return score_lookups(traces, request.target.shape.vocab, latency, request.space.max_lookahead, request.objective)
+
+
+def _lookup_first(
+    bench: Workbench,
+    evaluator: Evaluator,
+    finalists: Sequence[Finalist],
+    lookups: Sequence[LookupOutcome],
+    latency: TargetLatency,
+) -> LookupFirstOutcome | None:
+    """The finalist predicted fastest with a lookup before it; None if that is not predicted to gain."""
+    if not lookups:
+        return None
+    finalist = max(finalists, key=lambda each: each.score.tokens_per_s.value)
+    if not finalist.score.lookahead:
+        return None
+    build, traces = finalist.record.build, bench.own_text.traces.estimate
+    weights = dequantised(bench.own_text.estimator.vocabulary.trim(finalist.whole, build.shape), build.precision)
+    draft = Drafted(build, finalist.burst, acceptance_of(weights, traces, threads=bench.threads))
+    both = estimate_lookup_first(
+        draft,
+        traces.items,
+        bench.request.target.shape.vocab,
+        latency,
+        bench.request.space.max_lookahead,
+        finalist.score.lookahead,
+        bench.request.objective,
+    )
+    rivals = [finalist.score, lookups[0].best]
+    return both if both.best.speedup.value > max(score.speedup.value for score in rivals) else None
 
 
 def _tell_drift(before: TargetLatency, latency: TargetLatency, observer: Observer) -> None:
@@ -75,11 +177,24 @@ def _tell_drift(before: TargetLatency, latency: TargetLatency, observer: Observe
         )
 
 
-def _contest(bench: Workbench, finalists: Sequence[Finalist]) -> ContestRequest:
+def _contest(
+    bench: Workbench,
+    finalists: Sequence[Finalist],
+    lookups: Sequence[LookupOutcome],
+    both: LookupFirstOutcome | None,
+) -> ContestRequest:
+    """The finalists, then the lookups, then a finalist with a lookup before it."""
     config = bench.request.config
+    drafts = [Pairing(str(finalist.program), finalist.score.lookahead) for finalist in finalists]
+    without = [Pairing(None, each.lookahead, lookup=each.lookup) for each in lookups]
+    together = [
+        Pairing(str(each.program), both.best.lookahead, lookup=both.lookup, lookup_lookahead=both.lookup_lookahead)
+        for each in finalists
+        if both is not None and each.record.build == both.build
+    ]
     return ContestRequest(
         target=str(bench.program),
-        contenders=tuple(Contender(str(finalist.program), finalist.score.lookahead) for finalist in finalists),
+        contenders=(*drafts, *without, *together),
         prompts=tuple(tuple(prompt.tolist()) for prompt in bench.own_text.traces.validate),
         max_new_tokens=config.max_new_tokens,
         sampling=config.sampling,
@@ -90,18 +205,37 @@ def _contest(bench: Workbench, finalists: Sequence[Finalist]) -> ContestRequest:
     )
 
 
-def _judge(finalist: Finalist, alone: Tally, tally: Tally) -> Validated:
-    """What was predicted of a finalist beside what it did."""
+def _decoded(tally: Tally, alone: Tally, bench: Workbench) -> Decoded:
+    objective, categories = bench.request.objective, bench.own_text.traces.validate_categories
+    return Decoded(
+        tar=tokens_per_round(tally, objective, categories),
+        tokens_per_s=speed(tally, objective, categories),
+        speedup=speedup(tally, alone, objective, categories),
+        divergences=tally.near_ties,
+        mismatches=tally.mismatches,
+    )
+
+
+def _paid(decoded: Decoded | None) -> float:
+    """The measured speed-up; 0 where it did not pay, or was not measured."""
+    return decoded.speedup.value if decoded is not None and decoded.pays else 0.0
+
+
+def _judge(
+    finalist: Finalist, alone: Tally, tally: Tally, objective: Objective, categories: Sequence[str]
+) -> Validated:
+    """What was predicted of a finalist beside what it did, by the objective; categories: `[prompts]`."""
     pooled, score = tally.pooled(), finalist.score
+    searched = {each.lookahead: each.tokens_per_round for each in finalist.record.scores}
     return Validated(
         build=finalist.record.build,
         lookahead=score.lookahead,
         tar_estimated=score.tokens_per_round,
-        tar_measured=tokens_per_round(tally),
+        tar_measured=tokens_per_round(tally, objective, categories),
         tokens_per_s_predicted=score.tokens_per_s,
-        tokens_per_s_measured=speed(tally),
+        tokens_per_s_measured=speed(tally, objective, categories),
         speedup_predicted=score.speedup,
-        speedup_measured=speedup(tally, alone),
+        speedup_measured=speedup(tally, alone, objective, categories),
         rounds=pooled.rounds,
         burst_s=pooled.burst_s / pooled.rounds,
         verify_s=pooled.verify_s / pooled.rounds,
@@ -109,4 +243,5 @@ def _judge(finalist: Finalist, alone: Tally, tally: Tally) -> Validated:
         divergences=tally.near_ties,
         mismatches=tally.mismatches,
         drafting=finalist.drafting,
+        tar_proxy=searched.get(score.lookahead),
     )

@@ -1,6 +1,6 @@
 """What a run needs before the first trial: the target's side of a round, drafts, and where acceptance comes from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.acceptance_source import AcceptanceSource, ScoredOnTraces, StandInAcceptance
@@ -9,6 +9,7 @@ from autotune.config import TuneConfig
 from autotune.database.known import TuningDatabase
 from autotune.evaluate import DraftWeights, Evaluator, RandomDrafts, WorkerLimits
 from autotune.memory import worker_bytes
+from autotune.objective_request import category_notes
 from autotune.progress import Observer
 from autotune.request import Request
 from autotune.results import RunKind, TargetLatency
@@ -18,6 +19,7 @@ from autotune.stand_in import prepare_stand_in, stand_in_family
 from autotune.store import RunFolder
 from autotune.target_side import TargetSide, draft_measuring, prepare_target
 from autotune.text import Text, prepare_text
+from autotune.trace_levels import ScoringLevels, scoring_levels
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,20 @@ class Workbench:
     request: Request
     side: TargetSide
     evaluator: Evaluator
+    """Scores on all estimation traces."""
     text: Text | None
     """None of a plan."""
     stand_in: StandInAcceptance | None = None
     """Of a plan alone."""
+    levels: ScoringLevels | None = None
+    """Parts of the estimation traces that builds are scored on in turn; None: the search scores on all of them."""
+
+    @property
+    def searching(self) -> Evaluator:
+        """What the search evaluates builds with: it scores on the first level."""
+        if self.levels is None:
+            return self.evaluator
+        return replace(self.evaluator, acceptances=self.levels.part(0, self.levels.sizes[0]))
 
     @property
     def latency(self) -> TargetLatency:
@@ -61,8 +73,9 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
     database = TuningDatabase() if request.config.database else None
     family = stand_in_family(request.config) if request.kind is RunKind.PLAN else None  # refused before it takes time
     side = prepare_target(request, folder, limits, database, observer)
+    request = replace(request, target_backends=(side.backend,))
     measuring = draft_measuring(request, side.latency)
-    text, stand_in = None, None
+    text, stand_in, levels = None, None, None
     drafts: DraftWeights
     acceptances: AcceptanceSource
     if family is not None:
@@ -70,7 +83,10 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
         drafts = RandomDrafts(request.source.numerics)
     else:
         text = prepare_text(request, side.program, measuring.threads, observer)
-        acceptances = ScoredOnTraces(text.traces.estimate, request.space.max_lookahead, measuring.threads, database)
+        for line in category_notes(request.objective, text.traces):
+            observer.note(line)
+        scored = ScoredOnTraces(text.traces.estimate, request.space.max_lookahead, measuring.threads, database)
+        acceptances, levels = scored, scoring_levels(scored, request.config.seed) if request.config.refine else None
         drafts = text.estimator
     evaluator = Evaluator(
         drafts=drafts,
@@ -84,8 +100,9 @@ def prepare(request: Request, folder: RunFolder, observer: Observer) -> Workbenc
         device=request.device.kind,
         work=folder.work,
         database=database,
+        objective=request.objective,
     )
-    return Workbench(request, side, evaluator, text, stand_in)
+    return Workbench(request, side, evaluator, text, stand_in, levels)
 
 
 def worker_limits(config: TuneConfig) -> WorkerLimits:

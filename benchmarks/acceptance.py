@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from autotune.acceptance import tokens_per_round
 from benchmarks.record import machine, spread, write_record
@@ -20,7 +21,7 @@ def main() -> None:
     facts = machine()
     rng = np.random.default_rng(0)
     sampled = rng.random(TOKENS) ** 0.25
-    inputs = {
+    inputs: dict[str, ArrayLike | list[NDArray[np.float64]]] = {
         "sampled, one trace": sampled,
         "greedy, one trace": (rng.random(TOKENS) < 0.8).astype(float),
         "all accepted, one trace": np.ones(TOKENS),

@@ -29,8 +29,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)
         runs = {
-            "first": _run(folder, "first", arguments.trials),
-            "cached": _run(folder, "cached", arguments.trials, "--no-database"),
+            "first": run_job(folder, "first", arguments.trials),
+            "cached": run_job(folder, "cached", arguments.trials, "--no-database"),
         }
         shipped = folder / "cached" / "artifact"
         pair = json.loads(run_autotune(folder, "bench", str(shipped), "--repeats", "9")[0])
@@ -39,7 +39,8 @@ def main() -> None:
     write_record("main_job", facts, {**runs, "pair": pair}, packages, arguments.out)
 
 
-def _run(folder: Path, name: str, trials: int, *flags: str) -> dict[str, Any]:
+def run_job(folder: Path, name: str, trials: int, *flags: str) -> dict[str, Any]:
+    """What `autotune run --target demo` with these flags came to, run into `folder/name`."""
     out = folder / name
     began = time.monotonic()
     words = ["run", "--target", "demo", "--trials", str(trials), "--out", str(out), *flags]

@@ -139,7 +139,7 @@ def demo(precisions: Sequence[Precision]) -> Mapping[str, Any]:
     """Estimated TAR(k) of the demo's best shape at each precision, and the loss against fp32 in percent."""
     request = resolve(make_config({"target": "demo"}))
     observer = LoggingObserver()
-    program = compile_target(request.target, request.config.backend[0], request.context_tokens)
+    program = compile_target(request.whole_target, request.target_backend, request.context_tokens)
     traces = record_workload(request, program, request.training_threads, observer)
     shape = replace(request.source.shape, **DEMO_SHAPE)
     weights = train_estimator(request, traces.train, observer).weights(shape)

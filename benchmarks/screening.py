@@ -12,75 +12,19 @@ times the longest round of the unscreened front) with screening, over that witho
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.candidate import Build
 from autotune.config import make_config
-from autotune.evaluate import Evaluator, Screen
-from autotune.pareto import hypervolume, pareto_front
 from autotune.progress import LoggingObserver
 from autotune.request import resolve
-from autotune.results import Acceptance, Measured, Outcome, Rejected, Score, Screened, TrialRecord
+from autotune.results import Screened, TrialRecord
 from autotune.screening import LEAST_GAIN, LEAST_SPEEDUP, REFERENCE, Screener
 from autotune.store import RunFolder
-from autotune.tuner import Budget, Search, SearchResult
 from autotune.workbench import Workbench, prepare
 from benchmarks.record import machine, spread, write_record
-
-NO_TIME_LIMIT_S = 1e9
-
-
-@dataclass(frozen=True)
-class Known:
-    """A build's outcome, and the seconds its acceptance and the rest of it took."""
-
-    outcome: Measured | Rejected
-    acceptance_s: float
-    latency_s: float
-
-
-class Replay:
-    """An evaluator that evaluates every build once and remembers."""
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
-        self._known: dict[str, Known] = {}
-        self._acceptances: dict[str, tuple[Acceptance | Rejected, float]] = {}
-
-    def evaluate(self, build: Build, screen: Screen | None = None) -> Outcome:
-        """As `Evaluator.evaluate` with no constraints: acceptance, screening, then the rest."""
-        acceptance, _ = self.acceptance(build)
-        if isinstance(acceptance, Rejected):
-            return acceptance
-        screened = screen(build, acceptance, self._evaluator.lookaheads) if screen else None
-        return screened or self.known(build).outcome
-
-    def acceptance(self, build: Build) -> tuple[Acceptance | Rejected, float]:
-        """The build's acceptance and the seconds it took."""
-        if build.key() not in self._acceptances:
-            began = time.perf_counter()
-            acceptance = self._evaluator.acceptance(build, self._evaluator.drafts.weights(build.shape))
-            self._acceptances[build.key()] = acceptance, time.perf_counter() - began
-        return self._acceptances[build.key()]
-
-    def known(self, build: Build) -> Known:
-        """What the build comes to; evaluated now if it never was."""
-        if build.key() not in self._known:
-            acceptance_s = self.acceptance(build)[1]
-            began = time.perf_counter()
-            outcome = self._evaluator.evaluate(build)
-            assert not isinstance(outcome, Screened)
-            self._known[build.key()] = Known(outcome, acceptance_s, time.perf_counter() - began - acceptance_s)
-        return self._known[build.key()]
-
-    def truth(self, build: Build) -> Measured | None:
-        """What was measured of the build; None if it was not."""
-        known = self._known.get(build.key())
-        return known.outcome if known is not None and isinstance(known.outcome, Measured) else None
+from benchmarks.replay import Replay, area, fastest, front_of, play
 
 
 def main() -> None:
@@ -117,21 +61,14 @@ def main() -> None:
 
 def compare(bench: Workbench, replay: Replay, seed: int, trials: int) -> dict[str, Any]:
     """One seed's search with and without screening."""
-    without = search(bench, replay, seed, trials, None)
+    without = play(bench.request.space, replay, seed, trials)
     screener = Screener(bench.latency, bench.evaluator.constraints)
-    screened = search(bench, replay, seed, trials, screener)
+    screened = play(bench.request.space, replay, seed, trials, screener)
     return {
         "seed": seed,
         "search": versus(replay, without.records, screened.records),
         "same_builds": versus(replay, without.records, screen_again(bench, replay, without.records)),
     }
-
-
-def search(bench: Workbench, replay: Replay, seed: int, trials: int, screener: Screener | None) -> SearchResult:
-    """A search of the bench's space over remembered measurements."""
-    with tempfile.TemporaryDirectory() as scratch, RunFolder.open(Path(scratch), {}, resume=False) as folder:
-        player = Search(bench.request.space, replay, folder, LoggingObserver(), seed, screener)  # type: ignore[arg-type]
-        return player.run(Budget(trials, NO_TIME_LIMIT_S))
 
 
 def screen_again(bench: Workbench, replay: Replay, records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -165,18 +102,6 @@ def versus(replay: Replay, without: Sequence[TrialRecord], screened: Sequence[Tr
         "seconds_saved": 1 - screened_cost_s / cost_s,
         "model": model_error(replay, spared),
     }
-
-
-def front_of(records: Sequence[TrialRecord]) -> list[Score]:
-    return pareto_front([score for record in records for score in record.scores], lambda score: score)
-
-
-def area(front: Sequence[Score], longest_s: float) -> float:
-    return hypervolume([(score.round_s.value, score.tokens_per_round.value) for score in front], longest_s)
-
-
-def fastest(front: Sequence[Score]) -> float:
-    return max(score.tokens_per_s.value for score in front)
 
 
 def seconds(replay: Replay, records: Sequence[TrialRecord]) -> float:

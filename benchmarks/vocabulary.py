@@ -29,7 +29,7 @@ from autotune.compile.base import CompileSettings, build_program, load_backend
 from autotune.config import make_config
 from autotune.progress import LoggingObserver
 from autotune.request import resolve
-from autotune.results import Measured, Rejected
+from autotune.results import Measured, Rejected, Screened
 from autotune.runtime.session import Session, open_session
 from autotune.store import RunFolder
 from autotune.weights import ModelWeights, Numerics, random_weights, trimmed
@@ -43,7 +43,7 @@ NUMERICS = Numerics(family="llama", norm_eps=1e-5, rope_theta=10_000.0, context_
 CONTEXT_TOKENS = 64
 WARM_UP_ROUNDS = 3
 
-DEMO_SHAPE = {"layers": 2, "ffn": 192}
+DEMO_SHAPE: Mapping[str, Any] = {"layers": 2, "ffn": 192}
 """Of the source's other units, all: the draft that the example report ships."""
 DEMO_HEADS = (None, 1024, 512, 256)
 
@@ -167,6 +167,7 @@ def demo(programs: Sequence[tuple[str, Precision]], threads: int, evaluations: i
             for _ in range(evaluations):
                 for build in builds:
                     outcome = bench.evaluator.evaluate(build)
+                    assert not isinstance(outcome, Screened), "nothing screens here"
                     if isinstance(outcome, Rejected):
                         raise SystemExit(f"{build}: {outcome.reason.value}, {outcome.detail}")
                     outcomes[build].append(outcome)

@@ -24,7 +24,9 @@ class CompileSettings:
     longest_burst: int = 0
     """Bursts of up to this many steps are compiled too, where the backend thinks they may pay; 0 for a target."""
     batch: int = 1
-    """Sequences that are decoded at once; more than one only to measure (see `autotune.runtime.session`)."""
+    """Sequences that are decoded at once (see `autotune.runtime.session.BatchSession`)."""
+    smaller_batches: tuple[int, ...] = ()
+    """Numbers of them, ascending, that can also be given alone: what the others cost is then saved."""
 
 
 class CompileBackend(Protocol):
@@ -34,6 +36,13 @@ class CompileBackend(Protocol):
 
     def precisions(self, device: str) -> frozenset[Precision]:
         """What it can store matrices as on that kind of device; empty if it has no code for it."""
+
+    def target_precisions(self, device: str) -> frozenset[Precision]:
+        """Those of `precisions` in which a token's logits do not depend on how many others share its call.
+
+        A target must be compiled in one of them: it verifies k + 1 tokens at once, and what the pair emits has to be
+        what it would have emitted token by token.
+        """
 
     def unavailable(self, device: str) -> str | None:
         """Why this backend cannot compile for that kind of device here, with the remedy; None if it can."""

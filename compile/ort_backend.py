@@ -5,8 +5,9 @@ there; `weights.json` then says where each array lies, since the session uploads
 
 Precision int8 stores every matrix but the embedding as int8 with one scale per output channel, and quantises
 activations at run time with one scale per *call*: logits may therefore depend, slightly, on how many tokens share a
-call.  That is harmless for a draft, whose proposals are verified; a target must be fp32.  (MatMulNBits with 8 bits, the
-alternative, was as exact on trained weights, within 15 % of the speed at one token, and half as fast at nine.)
+call; int4 rounds activations in blocks, by a kernel that depends on how many tokens there are.  That is harmless for a
+draft, whose proposals are verified; a target is compiled in floats here, and quantised by TVM.  (MatMulNBits with 8
+bits, the alternative, was as exact on trained weights, within 15 % of the speed at one token, half as fast at nine.)
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,12 +17,20 @@ from pathlib import Path
 
 import onnx
 
-from autotune.candidate import DraftShape, Precision
+from autotune.candidate import QUANTISED, DraftShape, Precision
 from autotune.compile.base import CompileSettings
 from autotune.compile.graphs.burst import burst_graph, sampler_graph
 from autotune.compile.graphs.decoder import GRAPH_VERSION, decoder_graph
 from autotune.compile.graphs.external_data import ExternalData
-from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, Drawing, burst_file, drawings_in_bursts, sampler_file
+from autotune.ort_layout import (
+    MODEL_FILE,
+    WEIGHTS_FILE,
+    Drawing,
+    batch_file,
+    burst_file,
+    drawings_in_bursts,
+    sampler_file,
+)
 from autotune.ort_weights import StoredTensor, WeightsIndex
 from autotune.program import Drafting, Program
 from autotune.weights import ModelWeights
@@ -49,6 +58,10 @@ class OrtBackend:
         """Fp32, int8 and int4 on the CPU; on a GPU the half precisions, and int4 with everything else in fp16."""
         return _PRECISIONS.get(device, frozenset())
 
+    def target_precisions(self, device: str) -> frozenset[Precision]:
+        """Floats only: quantised matrices are multiplied with activations that are rounded at run time."""
+        return self.precisions(device) - QUANTISED
+
     def unavailable(self, device: str) -> str | None:
         """The remedy if ONNX Runtime is not installed; None if it is."""
         if find_spec("onnxruntime") is None:
@@ -65,10 +78,15 @@ class OrtBackend:
         """Write the program into an existing, empty folder."""
         with ExternalData(folder / WEIGHTS_FILE) as data:
             floats = _floats(settings.precision, settings.device)
-            model = decoder_graph(weights, settings.precision, settings.capacity_tokens, data, floats, settings.batch)
+            model, *smaller = (
+                decoder_graph(weights, settings.precision, settings.capacity_tokens, data, floats, batch)
+                for batch in (settings.batch, *settings.smaller_batches)
+            )
         longest_burst = _longest_burst(weights.shape, settings)
         for name, graph in _graphs(model, longest_burst, settings.device):
             (folder / name).write_bytes(graph.SerializeToString())
+        for batch, graph in zip(settings.smaller_batches, smaller, strict=True):
+            (folder / batch_file(batch)).write_bytes(graph.SerializeToString())
         if settings.device == "cuda":
             _index(model, folder / WEIGHTS_FILE).write(folder)
         Program(
@@ -81,6 +99,7 @@ class OrtBackend:
             token_ids=None if weights.token_ids is None else tuple(weights.token_ids.tolist()),
             longest_burst=longest_burst,
             batch=settings.batch,
+            smaller_batches=settings.smaller_batches,
             drafting=Drafting.BURST if longest_burst and settings.device == "cuda" else Drafting.CALLS,
             versions=dict(self.versions()),
         ).write(folder)

@@ -25,7 +25,7 @@ from autotune.tvm_import import torch_left_out
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, TvmLayout
 from autotune.weights import ModelWeights
 
-GRAPH_VERSION = "3"
+GRAPH_VERSION = "4"
 """Raise it when the function or the packing of given weights changes: compiled programs are cached by it."""
 LINKERS = ("g++", "c++", "clang++")
 """TVM links with the first of these; it looks for them itself."""
@@ -41,6 +41,10 @@ class TvmBackend:
         if device == "cuda":
             return tvm_cuda.PRECISIONS
         return frozenset({Precision.FP32, Precision.INT8, Precision.INT4} if device == "cpu" else ())
+
+    def target_precisions(self, device: str) -> frozenset[Precision]:
+        """All of them: activations are never rounded."""
+        return self.precisions(device)
 
     def unavailable(self, device: str) -> str | None:
         """The remedy if TVM or a linker is missing; None if both are here."""
@@ -85,6 +89,7 @@ class TvmBackend:
             weights_bytes=(folder / WEIGHTS_FILE).stat().st_size,
             library_sha256=hashlib.sha256((folder / LIBRARY_FILE).read_bytes()).hexdigest(),
             features=find_device("cpu").features,
+            stops=True,
         ).write(folder)
         Program(
             backend=self.name,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -11,8 +12,8 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from autotune.reports.summary import RunFacts
-from autotune.results import RunKind, Score, TrialRecord, TrialState, Validated
+from autotune.reports.facts import RunFacts
+from autotune.results import Figure, RunKind, Score, TrialRecord, TrialState, Validated
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by lightness in print.
 _FRONT, _CHOSEN, _DECODED, _ALONE = "#0072B2", "#D55E00", "#E69F00", "#111111"
@@ -113,7 +114,10 @@ def _candidates(axes: Axes, scores: Sequence[Score]) -> None:
 
 
 def _front(axes: Axes, front: Sequence[tuple[TrialRecord, Score]]) -> None:
-    x, y = _points(sorted((score for _, score in front), key=lambda score: score.round_s.value))
+    scores = sorted((score for _, score in front), key=lambda score: score.round_s.value)
+    x, y = _points(scores)
+    for score in scores:
+        _bar(axes, score.round_s.value, score.tokens_per_round, color=_FRONT, lw=0.8, alpha=0.45, zorder=2.5)
     axes.plot(x, y, color=_FRONT, lw=1.2, drawstyle="steps-post", marker="o", ms=5, mec="white", mew=0.6, zorder=3)
 
 
@@ -122,6 +126,7 @@ def _decoded(axes: Axes, facts: RunFacts) -> None:
     for draft in facts.validated:
         chosen = draft == facts.chosen
         x, y = 1e3 * draft.round_s, draft.tar_measured.value
+        _bar(axes, draft.round_s, draft.tar_measured, color=_CHOSEN if chosen else _DECODED, lw=1.1, zorder=4.5)
         predicted = _predicted(facts, draft)
         if predicted:
             axes.plot([predicted[0], x], [predicted[1], y], color=_CHOSEN if chosen else _DECODED, lw=1.0, zorder=4)
@@ -142,6 +147,12 @@ def _decoded(axes: Axes, facts: RunFacts) -> None:
                 x,
                 y,
             )
+
+
+def _bar(axes: Axes, round_s: float, tokens: Figure, **style: Any) -> None:
+    """The interval of tokens per round as a thin vertical bar; nothing where there is none."""
+    if tokens.low is not None and tokens.high is not None:
+        axes.plot([1e3 * round_s] * 2, [tokens.low, tokens.high], solid_capstyle="butt", **style)
 
 
 def _label(axes: Axes, text: str, x: float, y: float) -> None:
@@ -221,6 +232,8 @@ def _legend(facts: RunFacts) -> list[Line2D]:
         keys.append(key("decoded (measured)", ls="", marker="s", ms=6.5, color=_DECODED))
     if facts.chosen:
         keys.append(key("chosen (measured)", ls="", marker="*", ms=13, color=_CHOSEN))
+    if facts.front or facts.validated:
+        keys.append(Line2D([], [], label="95 % interval of tokens per round", ls="", marker="|", ms=9, color=_FRONT))
     return keys
 
 

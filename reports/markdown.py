@@ -4,14 +4,16 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
-from autotune.candidate import Drafting
-from autotune.reports.cells import count, error, figure, inline, mebibytes, milliseconds, number, speed, table, times
+from autotune.reports.adaptive import adaptive
+from autotune.reports.categories import by_category, objective_definition
+from autotune.reports.cells import count, figure, inline, mebibytes, milliseconds, number, speed, table, times
+from autotune.reports.decoded import decoded, program
+from autotune.reports.facts import PublishedTar
+from autotune.reports.model_free import without_model
+from autotune.reports.refined import front_basis, refinement_definition
 from autotune.reports.run_table import run_table
 from autotune.reports.summary import (
-    DraftSummary,
     FailureSummary,
-    FrontSummary,
-    PublishedTar,
     RunSummary,
     ScreenedSummary,
     ShapeSummary,
@@ -42,6 +44,8 @@ _DEFINITIONS = """\
 * **Round**: one burst of k drafted tokens and one verification of k + 1 positions by the target.
 * **Tokens per round**, TAR(k): emitted tokens per round, the target's own token counted, so 1 … k + 1, pooled over all
   prompts. vLLM calls it *mean acceptance length*. Accepted drafted tokens per round are TAR − 1.
+* **TAR proxy → finished → measured**: what the search estimated of the unfinished draft, what is estimated of the
+  finished one, and what it had while it decoded held-out prompts.
 * **Predicted tokens/s**: estimated tokens per round divided by burst + verification + overhead seconds.
 * **Speed-up**: tokens/s of the pair divided by tokens/s of the target alone on the same device.
 * **Program**: compiler and precision. *burst*: the k draft steps of a round are one program; otherwise each is a call,
@@ -61,10 +65,13 @@ def markdown(summary: RunSummary) -> str:
         f"**{inline(summary.sentence)}**",
         *_warnings(summary),
         "![Round time against tokens per round of every candidate](pareto.png)",
-        *_decoded(summary),
+        *decoded(summary),
+        *by_category(summary),
         *_round_times(summary),
         *_tuning(summary.kernel_tuning),
-        *_front(summary.front),
+        *adaptive(summary.adaptive),
+        *without_model(summary),
+        *_front(summary),
         *_published(summary.published),
         *_screened(summary.screened_builds),
         *_failures(summary.failures),
@@ -72,7 +79,10 @@ def markdown(summary: RunSummary) -> str:
         "## The run",
         run_table(summary),
         "## Definitions",
-        _DEFINITIONS + _trimmed_definition(summary),
+        _DEFINITIONS
+        + refinement_definition(summary.refinement)
+        + objective_definition(summary)
+        + _trimmed_definition(summary),
         "## Reproduce",
         _reproduce(summary),
     ]
@@ -125,53 +135,6 @@ def _trimmed_definition(summary: RunSummary) -> str:
     )
 
 
-def _decoded(summary: RunSummary) -> Iterable[str]:
-    if not summary.validated:
-        return
-    yield "## Decoded for real"
-    yield (
-        "The best predictions, finished by a last training and decoded with the target on held-out prompts. Estimated "
-        "and predicted figures were made anew right before, from the finished drafts and fresh latency tables; the "
-        "front below shows what the search predicted of the unfinished ones."
-    )
-    rows = [
-        [
-            _chosen(draft, summary),
-            str(draft.lookahead),
-            _program(draft),
-            count(draft.parameters),
-            number(draft.tar.estimated, draft.tar.estimated_interval, 2),
-            number(draft.tar.measured, draft.tar.measured_interval, 2),
-            error(draft.tar.estimated, draft.tar.measured),
-            number(draft.tokens_per_s.predicted, None, 0),
-            number(draft.tokens_per_s.measured, draft.tokens_per_s.measured_interval, 0),
-            error(draft.tokens_per_s.predicted, draft.tokens_per_s.measured),
-            times(draft.speedup.measured, draft.speedup.measured_interval),
-        ]
-        for draft in summary.validated
-    ]
-    base = summary.baseline
-    rows.append(
-        ["the target alone", "0", "", "", "", "1", "", "", number(base.tokens_per_s, base.interval, 0), "", "1.00×"]
-    )
-    yield table(
-        [
-            "draft",
-            "k",
-            "program",
-            "parameters",
-            "TAR estimated",
-            "TAR measured",
-            "error",
-            "tokens/s predicted",
-            "tokens/s measured",
-            "error",
-            "speed-up measured",
-        ],
-        rows,
-    )
-
-
 def _round_times(summary: RunSummary) -> Iterable[str]:
     rows = [
         [
@@ -212,17 +175,18 @@ def _tuning(tuning: TuningSummary | None) -> Iterable[str]:
         yield table(["matrix", "schedule found"], [list(item) for item in tuning.schedules.items()])
 
 
-def _front(front: Sequence[FrontSummary]) -> Iterable[str]:
-    if not front:
+def _front(summary: RunSummary) -> Iterable[str]:
+    if not summary.front:
         return
     yield "## Pareto front"
-    ordered = sorted(front, key=lambda point: -(point.tokens_per_s.value or 0.0))
+    ordered = sorted(summary.front, key=lambda point: -(point.tokens_per_s.value or 0.0))
     shown = ordered[:_FRONT_ROWS]
     rest = "" if len(shown) == len(ordered) else f" The best {len(shown)} of {len(ordered)}; all are in `summary.json`."
     first = ordered[0]
     yield (
         "Candidates that no other beats in both round time and tokens per round, fastest first: tokens per round are "
         f"{first.tar.evidence}, round times {first.round_s.evidence}, tokens/s {first.tokens_per_s.evidence}.{rest}"
+        + front_basis(summary.refinement)
     )
     stand_ins = any(point.stand_in for point in shown)
     if stand_ins:
@@ -250,7 +214,7 @@ def _front(front: Sequence[FrontSummary]) -> Iterable[str]:
             [
                 point.name,
                 str(point.lookahead),
-                _program(point),
+                program(point),
                 count(point.parameters),
                 number(point.tar.value, point.tar.interval, 2),
                 *([point.stand_in or ""] if stand_ins else []),
@@ -371,13 +335,3 @@ def _reproduce(summary: RunSummary) -> str:
     if summary.command:
         lines.append(f"```\n{shlex.join(summary.command)}\n```")
     return "\n\n".join(lines)
-
-
-def _program(draft: DraftSummary | FrontSummary) -> str:
-    """Compiler and precision, and whether its bursts are one program."""
-    burst = ", burst" if draft.drafting == Drafting.BURST else ""
-    return f"{draft.backend} {draft.precision}{burst}"
-
-
-def _chosen(draft: DraftSummary, summary: RunSummary) -> str:
-    return f"{draft.name} ← chosen" if summary.verdict is Verdict.SPECULATE and draft == summary.best else draft.name

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from autotune.cache import new_folder
+from autotune.reports.facts import RunFacts
 from autotune.reports.figures import save_pareto
 from autotune.reports.markdown import markdown
 from autotune.reports.summarise import summarise
-from autotune.reports.summary import RunFacts, RunSummary
+from autotune.reports.summary import RunSummary
 
 
 def write_report(facts: RunFacts, folder: Path) -> RunSummary:

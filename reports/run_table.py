@@ -1,6 +1,8 @@
 """What a run was made of, as a table of the Markdown report."""
 
+from autotune.reports.categories import objective_rows
 from autotune.reports.cells import mebibytes, speed, table
+from autotune.reports.refined import refinement_rows
 from autotune.reports.summary import RunSummary
 
 
@@ -15,12 +17,14 @@ def run_table(summary: RunSummary) -> str:
             f"{speed(summary.baseline.tokens_per_s, summary.baseline.interval)} tokens/s ({summary.baseline.evidence})",
         ],
         *_latency_rows(summary),
+        *objective_rows(summary),
         ["shapes evaluated", str(summary.shapes_evaluated)],
         ["trials", str(summary.trials)],
         ["builds screened out, not compiled", str(summary.screened)],
         ["builds that failed", str(summary.failed)],
         ["builds ruled out by limits", str(summary.ruled_out)],
         ["builds whose latencies were known", _known(summary)],
+        *refinement_rows(summary.refinement),
         ["wall time", f"{summary.wall_s:.0f} s"],
     ]
     return table(["", ""], rows)

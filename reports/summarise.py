@@ -3,17 +3,24 @@
 from dataclasses import replace
 
 from autotune.candidate import Build, Drafting, DraftShape, Precision
+from autotune.lookup_results import LookupFirstOutcome, LookupOutcome
+from autotune.reports.adaptive import adaptive_summary
+from autotune.reports.categories import category_summaries, objective_summary, which
+from autotune.reports.facts import RunFacts
+from autotune.reports.figure_summaries import figure_summary, interval, speed_summary, tar_summary
+from autotune.reports.model_free import lookup_as_draft, lookup_first_summary, lookup_summaries, with_lookup_first
+from autotune.reports.refined import refinement_summary
 from autotune.reports.summary import (
     SCHEMA_VERSION,
     BaselineSummary,
     BatchSummary,
+    CategorySummary,
     DraftSummary,
     FailureSummary,
     FigureSummary,
     ForecastSummary,
     FrontSummary,
     RoundSummary,
-    RunFacts,
     RunSummary,
     ScreenedSummary,
     ShapeSummary,
@@ -62,7 +69,7 @@ def summarise(facts: RunFacts) -> RunSummary:
         baseline=BaselineSummary(
             facts.baseline.value,
             facts.baseline.evidence.value,
-            _interval(facts.baseline),
+            interval(facts.baseline),
             facts.latency.step_s,
             facts.latency.verify.evidence.value,
             facts.latency.verify.error_bar(1),
@@ -70,7 +77,7 @@ def summarise(facts: RunFacts) -> RunSummary:
         ),
         best=_best(facts, verdict),
         front=tuple(_front(facts, record, score) for record, score in facts.front),
-        validated=tuple(_validated(draft) for draft in facts.validated),
+        validated=tuple(_validated(facts, draft) for draft in facts.validated),
         failures=tuple(_failure(record) for record in facts.records if record.state is TrialState.REJECTED),
         screened_builds=screened,
         shapes_evaluated=len({record.build.shape for record in measured}),
@@ -100,14 +107,19 @@ def summarise(facts: RunFacts) -> RunSummary:
                 entry.batch,
                 entry.lookahead,
                 entry.largest_lookahead,
-                _figure(entry.tokens_per_s),
-                _figure(entry.speedup),
+                figure_summary(entry.tokens_per_s),
+                figure_summary(entry.speedup),
                 memory.target_kv_bytes,
                 memory.draft_kv_bytes,
                 memory.logits_bytes,
             )
             for entry, memory in facts.batches
         ),
+        objective=objective_summary(facts.objective),
+        refinement=refinement_summary(facts.refinement),
+        adaptive=adaptive_summary(facts.adaptive),
+        without_model=lookup_summaries(facts.lookups),
+        lookup_first=lookup_first_summary(facts.lookup_first),
     )
 
 
@@ -117,7 +129,7 @@ def predicted_best(facts: RunFacts) -> tuple[TrialRecord, Score] | None:
 
 
 def _verdict(facts: RunFacts) -> Verdict:
-    if facts.chosen:
+    if facts.chosen or facts.chosen_lookup:
         return Verdict.SPECULATE
     if facts.validated:
         return Verdict.DO_NOT_SPECULATE
@@ -132,13 +144,17 @@ def _verdict(facts: RunFacts) -> Verdict:
 
 
 def _sentence(facts: RunFacts, verdict: Verdict) -> str:
-    best = predicted_best(facts)
+    best, alone = predicted_best(facts), f"the target alone{which(facts.objective)}"
+    if facts.chosen_first:
+        return _sentence_lookup_first(facts, facts.chosen_first, alone)
     if verdict is Verdict.SPECULATE and facts.chosen:
         draft = facts.chosen
         return (
             f"Draft {draft.build.shape} ({draft.build.precision.value}), k = {draft.lookahead}: "
-            f"{draft.speedup_measured.value:.2f}× the target alone ({_evidence(draft.speedup_measured)})."
+            f"{draft.speedup_measured.value:.2f}× {alone} ({_evidence(draft.speedup_measured)})."
         )
+    if facts.chosen_lookup:
+        return _sentence_without_model(facts, facts.chosen_lookup, alone)
     if verdict is Verdict.DO_NOT_SPECULATE and facts.validated:
         lossless = [each for each in facts.validated if not each.mismatches]
         if not lossless:
@@ -146,7 +162,7 @@ def _sentence(facts: RunFacts, verdict: Verdict) -> str:
         draft = max(lossless, key=lambda each: each.speedup_measured.value)
         return (
             f"Do not speculate: the best of {len(facts.validated)} decoded drafts, {draft.build.shape} with "
-            f"k = {draft.lookahead}, reached {draft.speedup_measured.value:.2f}× the target alone "
+            f"k = {draft.lookahead}, reached {draft.speedup_measured.value:.2f}× {alone} "
             f"({_evidence(draft.speedup_measured)}). Its round takes {draft.round_s / facts.latency.step_s:.2f} times "
             f"as long as a plain step and gives {draft.tar_measured.value:.2f} tokens."
         )
@@ -160,8 +176,33 @@ def _sentence(facts: RunFacts, verdict: Verdict) -> str:
     predicted = f"{record.build.shape}, k = {score.lookahead}, is predicted to reach {score.speedup.value:.2f}×"
     why = "but it was not decoded" if facts.kind is RunKind.WHOLE else "but its target is not here to decode with"
     if verdict is Verdict.NOT_VALIDATED:
-        return f"Not validated: {predicted} the target alone ({_evidence(score.speedup)}), {why}."
+        return f"Not validated: {predicted} {alone} ({_evidence(score.speedup)}), {why}."
     return f"Do not speculate: the best draft, {predicted} only."
+
+
+def _sentence_without_model(facts: RunFacts, outcome: LookupOutcome, alone: str) -> str:
+    assert outcome.decoded is not None  # what ships was decoded
+    measured = outcome.decoded.speedup
+    drafts = [draft for draft in facts.validated if not draft.mismatches]
+    rival = max((draft.speedup_measured.value for draft in drafts), default=None)
+    told = "" if rival is None else f", and the best draft reached {rival:.2f}×"
+    return (
+        f"No draft model is worth its memory: {outcome.lookup}, k = {outcome.lookahead}: {measured.value:.2f}× {alone} "
+        f"({_evidence(measured)}){told}."
+    )
+
+
+def _sentence_lookup_first(facts: RunFacts, both: LookupFirstOutcome, alone: str) -> str:
+    assert both.decoded is not None  # what ships was decoded
+    drafts = [draft.speedup_measured.value for draft in facts.validated if not draft.mismatches]
+    lookups = [each.decoded.speedup.value for each in facts.lookups if each.decoded]
+    told = f"; the best draft by itself {max(drafts):.2f}×" if drafts else ""
+    told += f", a lookup by itself {max(lookups):.2f}×" if lookups else ""
+    return (
+        f"Draft {both.build.shape} ({both.build.precision.value}), k = {both.best.lookahead}, asked where "
+        f"{both.lookup} (k = {both.lookup_lookahead}) finds nothing: {both.decoded.speedup.value:.2f}× {alone} "
+        f"({_evidence(both.decoded.speedup)}){told}."
+    )
 
 
 def _plan_sentence(facts: RunFacts, record: TrialRecord, score: Score) -> str:
@@ -174,24 +215,24 @@ def _plan_sentence(facts: RunFacts, record: TrialRecord, score: Score) -> str:
 
 
 def _best(facts: RunFacts, verdict: Verdict) -> DraftSummary:
+    if facts.chosen and facts.chosen_first:
+        return with_lookup_first(_validated(facts, facts.chosen), facts.chosen_first)
     if facts.chosen:
-        return _validated(facts.chosen)
+        return _validated(facts, facts.chosen)
+    if facts.chosen_lookup:
+        return lookup_as_draft(facts.chosen_lookup)
     best = predicted_best(facts)
     if verdict is Verdict.NOT_VALIDATED and best:
         record, score = best
         return _draft(
             record.build,
             score.lookahead,
-            TarSummary(
-                score.tokens_per_round.value,
-                None,
-                _interval(score.tokens_per_round),
-                estimated_evidence=score.tokens_per_round.evidence.value,
-            ),
-            _predicted(score.tokens_per_s),
-            _predicted(score.speedup),
+            tar_summary(score.tokens_per_round, None),
+            speed_summary(score.tokens_per_s),
+            speed_summary(score.speedup),
             drafting=_drafting(record),
-            break_even=_figure(score.break_even) if score.break_even else None,
+            break_even=figure_summary(score.break_even),
+            categories=_categories(facts, record.build),
         )
     decoded = facts.baseline.value if facts.validated else None
     return DraftSummary(
@@ -202,27 +243,27 @@ def _best(facts: RunFacts, verdict: Verdict) -> DraftSummary:
         precision=None,
         parameters=0,
         tar=TarSummary(1.0, 1.0),
-        tokens_per_s=replace(_predicted(score_target_alone(facts.latency).tokens_per_s), measured=decoded),
+        tokens_per_s=replace(speed_summary(score_target_alone(facts.latency).tokens_per_s), measured=decoded),
         speedup=SpeedSummary(1.0, 1.0),
     )
 
 
-def _validated(draft: Validated) -> DraftSummary:
+def _categories(facts: RunFacts, build: Build) -> tuple[CategorySummary, ...]:
+    return category_summaries(facts.by_category.get(build.key(), ()))
+
+
+def _validated(facts: RunFacts, draft: Validated) -> DraftSummary:
     return _draft(
         draft.build,
         draft.lookahead,
-        TarSummary(
-            draft.tar_estimated.value,
-            draft.tar_measured.value,
-            _interval(draft.tar_estimated),
-            _interval(draft.tar_measured),
-        ),
-        _speed(draft.tokens_per_s_predicted, draft.tokens_per_s_measured),
-        _speed(draft.speedup_predicted, draft.speedup_measured),
+        tar_summary(draft.tar_estimated, draft.tar_measured, draft.tar_proxy),
+        speed_summary(draft.tokens_per_s_predicted, draft.tokens_per_s_measured),
+        speed_summary(draft.speedup_predicted, draft.speedup_measured),
         RoundSummary(draft.rounds, draft.burst_s, draft.verify_s, draft.overhead_s, draft.overhead_s / draft.round_s),
         draft.divergences,
         draft.mismatches,
         draft.drafting,
+        categories=_categories(facts, draft.build),
     )
 
 
@@ -237,6 +278,7 @@ def _draft(
     mismatches: int | None = None,
     drafting: Drafting | None = None,
     break_even: FigureSummary | None = None,
+    categories: tuple[CategorySummary, ...] = (),
 ) -> DraftSummary:
     return DraftSummary(
         name=str(build.shape),
@@ -253,6 +295,7 @@ def _draft(
         mismatches=mismatches,
         drafting=drafting,
         break_even=break_even,
+        categories=categories,
     )
 
 
@@ -266,13 +309,13 @@ def _front(facts: RunFacts, record: TrialRecord, score: Score) -> FrontSummary:
         backend=record.build.backend,
         precision=record.build.precision.value,
         parameters=record.parameters,
-        tar=_figure(score.tokens_per_round),
-        round_s=_figure(score.round_s),
-        tokens_per_s=_figure(score.tokens_per_s),
-        speedup=_figure(score.speedup),
+        tar=figure_summary(score.tokens_per_round),
+        round_s=figure_summary(score.round_s),
+        tokens_per_s=figure_summary(score.tokens_per_s),
+        speedup=figure_summary(score.speedup),
         drafting=_drafting(record),
-        break_even=_figure(score.break_even) if score.break_even else None,
-        to_match_best=_figure(needed_to_match(score, rival)) if rival else None,
+        break_even=figure_summary(score.break_even),
+        to_match_best=figure_summary(needed_to_match(score, rival)) if rival else None,
         stand_in=facts.stand_in.get(str(record.build.shape)),
         kv_bytes=_kv_bytes(facts, record.build.shape, record.build.precision),
     )
@@ -325,9 +368,9 @@ def _forecast(forecast: Forecast) -> ForecastSummary:
     rival = forecast.rival
     return ForecastSummary(
         lookahead=forecast.lookahead,
-        tar=_figure(forecast.tokens_per_round),
-        burst_s=_figure(forecast.burst_s),
-        round_s=_figure(forecast.round_s),
+        tar=figure_summary(forecast.tokens_per_round),
+        burst_s=figure_summary(forecast.burst_s),
+        round_s=figure_summary(forecast.round_s),
         rival_trial=rival.trial if rival else None,
         rival_lookahead=rival.lookahead if rival else None,
     )
@@ -350,29 +393,13 @@ def _tuning(tuning: KernelTuning) -> TuningSummary:
         detail=tuning.detail,
         tried=tuning.tried,
         seconds=tuning.seconds,
-        speedup=_figure(tuning.speedup) if tuning.speedup else None,
+        speedup=figure_summary(tuning.speedup),
         schedules=dict(tuning.schedules),
     )
 
 
-def _figure(figure: Figure) -> FigureSummary:
-    return FigureSummary(figure.value, figure.evidence.value, _interval(figure))
-
-
-def _predicted(figure: Figure) -> SpeedSummary:
-    return SpeedSummary(figure.value, None, _interval(figure), predicted_evidence=figure.evidence.value)
-
-
-def _speed(predicted: Figure, measured: Figure) -> SpeedSummary:
-    return SpeedSummary(predicted.value, measured.value, _interval(predicted), _interval(measured))
-
-
-def _interval(figure: Figure) -> tuple[float, float] | None:
-    return None if figure.low is None or figure.high is None else (figure.low, figure.high)
-
-
 def _evidence(figure: Figure) -> str:
-    interval = _interval(figure)
-    return (
-        figure.evidence.value if interval is None else f"{figure.evidence.value}, {interval[0]:.2f} … {interval[1]:.2f}"
-    )
+    low_high = interval(figure)
+    if low_high is None:
+        return figure.evidence.value
+    return f"{figure.evidence.value}, {low_high[0]:.2f} … {low_high[1]:.2f}"

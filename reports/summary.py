@@ -2,85 +2,16 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
-from autotune.batch_results import BatchEntry, BatchMemory
-from autotune.candidate import Drafting, DraftShape, Precision
-from autotune.results import (
-    Figure,
-    KernelTuning,
-    MeasureSettings,
-    RunKind,
-    Score,
-    TargetLatency,
-    TrialRecord,
-    Validated,
-)
+from autotune.candidate import Drafting
+from autotune.reports.facts import PublishedTar
+from autotune.results import RunKind
 
 SCHEMA_VERSION = 1
 """Raised when a key changes its meaning or vanishes; new keys do not raise it."""
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """Everything a report is made from, as the tuner knows it at the end (or the interruption) of a run."""
-
-    target: str
-    source: str
-    device: str
-    """Fingerprint of the device everything was measured on."""
-    latency: TargetLatency
-    baseline: Figure
-    """Tokens/s of the target alone: measured by the validation, or 1 / step time where nothing was validated."""
-    records: Sequence[TrialRecord]
-    front: Sequence[tuple[TrialRecord, Score]]
-    """Candidates that no other beats in both round time and tokens per round; k = 0 is not among them."""
-    validated: Sequence[Validated]
-    chosen: Validated | None
-    """The validated draft that ships; None if the target alone is at least as fast, or nothing was validated."""
-    wall_s: float
-    seed: int
-    command: Sequence[str] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    looping_share: float | None = None
-    """Share of the estimation split's continuations that loop; loops are easy to draft and inflate acceptance."""
-    interrupted: bool = False
-    target_precision: Precision = Precision.FP32
-    """What the target was compiled in."""
-    kernel_tuning: KernelTuning | None = None
-    """What tuning the winner's kernels came to; None where it was not asked for or the winner is not TVM's."""
-    kind: RunKind = RunKind.WHOLE
-    banner: Sequence[str] = ()
-    """What must be said before any figure, a sentence each; empty for a whole run."""
-    ready: tuple[TrialRecord, Score] | None = None
-    """The finished draft of a run that cannot decode, with its prediction made anew."""
-    target_shape: DraftShape | None = None
-    context_tokens: int | None = None
-    """Positions of every cache."""
-    latency_source: str | None = None
-    """Where the target's latency comes from, in words."""
-    measuring: MeasureSettings | None = None
-    """How drafts were measured; beside a table of the user's, not as the target was."""
-    stand_in: Mapping[str, str] = field(default_factory=dict)
-    """By the name of a shape on the front: the shape whose acceptance stands in for its own."""
-    published: Sequence["PublishedTar"] = ()
-    """What others published, to be shown beside stand-ins."""
-    batches: Sequence[tuple[BatchEntry, BatchMemory]] = ()
-    """What speculation comes to at each batch size, where more than one was asked for."""
-
-
-@dataclass(frozen=True)
-class PublishedTar:
-    """Tokens per round that others published of a draft."""
-
-    target: str
-    draft: str
-    shape: str
-    tokens_per_round: float
-    origin: str
-    """Where it was published, and how well it is known."""
 
 
 class Verdict(StrEnum):
@@ -124,6 +55,9 @@ class TarSummary:
     estimated_interval: tuple[float, float] | None = None
     measured_interval: tuple[float, float] | None = None
     estimated_evidence: str = "estimated"
+    proxy: float | None = None
+    """As the search estimated it, before the draft was finished; of validated drafts."""
+    proxy_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +103,57 @@ class RoundSummary:
 
 
 @dataclass(frozen=True)
+class LookupSummary:
+    """A drafter without a model, which proposes what followed when the end of the text last occurred."""
+
+    name: str
+    lookahead: int
+    tar: TarSummary
+    tokens_per_s: SpeedSummary
+    speedup: SpeedSummary
+    tar_by_lookahead: tuple[float, ...]
+    """Estimated tokens per round for k = 1 … K."""
+    divergences: int = 0
+    mismatches: int = 0
+
+
+@dataclass(frozen=True)
+class LookupFirstSummary:
+    """A draft that is asked only where looking the text up finds nothing."""
+
+    name: str
+    lookup: str
+    lookup_lookahead: int
+    shape: str
+    lookahead: int
+    """The draft's."""
+    tar: TarSummary
+    tokens_per_s: SpeedSummary
+    speedup: SpeedSummary
+    divergences: int = 0
+    mismatches: int = 0
+
+
+@dataclass(frozen=True)
+class CategorySummary:
+    """A draft on the text of one category of the workload, at its lookahead."""
+
+    category: str
+    traces: int
+    """Texts that the estimate rests on."""
+    prompts: int
+    """Prompts that were decoded."""
+    tar: TarSummary
+    tokens_per_s: FigureSummary | None
+    """Measured; null if nothing of it was decoded."""
+    speedup: SpeedSummary
+    best_lookahead: int | None
+    """The k that is predicted to be fastest here; 0: the target alone."""
+    best_speedup: FigureSummary | None
+    """Predicted with that k."""
+
+
+@dataclass(frozen=True)
 class DraftSummary:
     """A draft with its lookahead, or the target alone: lookahead 0 and no shape."""
 
@@ -190,6 +175,10 @@ class DraftSummary:
     """Prompts whose greedy output differs anywhere else: such a draft never ships."""
     break_even: FigureSummary | None = None
     """Tokens per round at which it is just as fast as the target alone, as predicted."""
+    categories: tuple[CategorySummary, ...] = ()
+    """Where the workload has several, of a draft that was finished."""
+    lookup_first: str | None = None
+    """The lookup that is asked before it; TAR, tokens/s and speed-up are then those of both together."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +268,26 @@ class TuningSummary:
 
 
 @dataclass(frozen=True)
+class AdaptiveSummary:
+    """What choosing the winner's lookahead round by round came to; its other figures are those of the fixed one."""
+
+    kept: bool
+    detail: str
+    estimated_gain: FigureSummary | None
+    """Over the best fixed lookahead of the estimation traces; null if it could not be estimated."""
+    estimated_lookahead: int | None
+    """That fixed lookahead."""
+    tokens_per_round: float | None
+    drafted_per_round: float | None
+    lookahead: int | None
+    """The winner's, against which it was decoded."""
+    measured_gain: FigureSummary | None
+    """Null where it was not decoded."""
+    fixed_tokens_per_s: FigureSummary | None
+    tokens_per_s: FigureSummary | None
+
+
+@dataclass(frozen=True)
 class BatchSummary:
     """What speculation comes to when several sequences are decoded at once."""
 
@@ -293,6 +302,37 @@ class BatchSummary:
     target_kv_bytes: int
     draft_kv_bytes: int
     logits_bytes: int
+
+
+@dataclass(frozen=True)
+class ObjectiveSummary:
+    """What the run maximised over the workload's categories: figures that name no category are by it."""
+
+    kind: str = "mean"
+    """`mean` of all text, the `worst` category, or a `weighted` mean."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Shares of the tokens by category, of a weighted mean."""
+
+
+@dataclass(frozen=True)
+class LevelSummary:
+    """A part of the estimation traces, inside the next level's."""
+
+    traces: int
+    tokens: int
+    builds: int
+    """Builds whose tokens per round rest on these traces and no more."""
+
+
+@dataclass(frozen=True)
+class RefinementSummary:
+    """The traces that tokens per round rest on; what stands on the front rests on the last level's, all of them."""
+
+    levels: tuple[LevelSummary, ...]
+    spent_tokens: int
+    """Trace tokens that were scored, over all builds."""
+    whole_tokens: int
+    """What all builds on all traces come to."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +388,15 @@ class RunSummary:
     """Others' figures, second-hand: beside ours, never among them."""
     batches: tuple[BatchSummary, ...] = ()
     """Smallest batch first; empty where only one sequence at a time was asked for."""
+    objective: ObjectiveSummary = ObjectiveSummary()
+    refinement: RefinementSummary | None = None
+    """Null where every build was scored on all estimation traces."""
+    adaptive: AdaptiveSummary | None = None
+    """Null where it was not asked for."""
+    without_model: tuple[LookupSummary, ...] = ()
+    """Drafters without a model at their fastest lookaheads, the fastest first."""
+    lookup_first: LookupFirstSummary | None = None
+    """Of the finalist predicted fastest, where a lookup before it was predicted to gain."""
 
     def to_json(self) -> str:
         """The text of `summary.json`; numbers that are not finite or not known are null."""

@@ -1,22 +1,24 @@
-"""The decoding loop: a target, perhaps a draft, and the tokens they emit round by round.
+"""The decoding loop: a target, perhaps a drafter, and the tokens they emit round by round.
 
-Invariant between rounds: `sequence` holds the prompt and everything emitted; the target's cache holds all of it but
-the last token, the draft's cache its first `draft_length` tokens.  The prompt is therefore prefilled without its last
-token, so that every emitted token, the first included, comes from a round, just as the acceptance mathematics counts.
+Invariant between rounds: `sequence` holds the prompt and everything emitted, the target's cache all of it but the last
+token.  The prompt is therefore prefilled without its last token, so that every emitted token, the first included, comes
+from a round, just as the acceptance mathematics counts.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
 from autotune.errors import BadRequest
-from autotune.runtime.session import SampledBurst, Session
-from autotune.runtime.speculate import verify_greedy, verify_sampled
+from autotune.runtime.drafter import NOTHING, Drafter
+from autotune.runtime.logprobs import NotedLogits, TokenLogprobs
+from autotune.runtime.prefill import prefill
+from autotune.runtime.session import Session
+from autotune.runtime.speculate import Verifier, verify_greedy, verify_sampled
 from autotune.sampling import SamplingSettings
-
-PREFILL_CHUNK_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,23 @@ class DecodeRequest:
     sampling: SamplingSettings = SamplingSettings()
     seed: int = 0
     eos_ids: frozenset[int] = frozenset()
+    lookahead: int | None = None
+    """Fewer drafted tokens a round than the decoder's; 0: the target alone."""
+    logprobs: int | None = None
+    """How many of the likeliest tokens are told with every emitted one, as the target ranks them; None: nothing."""
+
+
+class Round(NamedTuple):
+    """What one round emitted."""
+
+    tokens: list[int]
+    """The accepted tokens and the target's own behind them, unless EOS among them ended the sequence."""
+    drafted: int
+    """Tokens that were proposed."""
+    accepted: int
+    """Proposed tokens among `tokens`: its first ones."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of each of `tokens`, where they were asked for."""
 
 
 @dataclass
@@ -36,6 +55,8 @@ class Statistics:
 
     tokens: int = 0
     rounds: int = 0
+    drafted: int = 0
+    """Tokens that were proposed."""
     emitted: list[int] = field(default_factory=list)
     """`emitted[n]`: rounds that emitted n + 1 tokens."""
     prefill_s: float = 0.0
@@ -59,10 +80,12 @@ class Statistics:
         """Seconds of decoding spent outside both models."""
         return self.decode_s - self.burst_s - self.verify_s
 
-    def count_round(self, emitted: int) -> None:
-        """Count one round that emitted so many tokens."""
+    def count_round(self, counted: Round) -> None:
+        """Count one round."""
+        emitted = len(counted.tokens)
         self.tokens += emitted
         self.rounds += 1
+        self.drafted += counted.drafted
         self.emitted += [0] * (emitted - len(self.emitted))
         self.emitted[emitted - 1] += 1
 
@@ -71,100 +94,104 @@ class Statistics:
         self.emitted += [0] * (len(other.emitted) - len(self.emitted))
         for index, count in enumerate(other.emitted):
             self.emitted[index] += count
-        for name in ("tokens", "rounds", "prefill_s", "burst_s", "verify_s", "decode_s"):
+        for name in ("tokens", "rounds", "drafted", "prefill_s", "burst_s", "verify_s", "decode_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
+def check_request(request: DecodeRequest, capacity_tokens: int) -> None:
+    """BadRequest unless the request can be decoded in a context of that many tokens."""
+    if not request.prompt:
+        raise BadRequest("the prompt is empty: it needs at least one token")
+    if request.max_new_tokens < 1:
+        raise BadRequest(f"max_new_tokens must be at least 1, not {request.max_new_tokens}")
+    if len(request.prompt) >= capacity_tokens:
+        raise BadRequest(
+            f"the prompt has {len(request.prompt)} tokens and the context {capacity_tokens}: "
+            "shorten the prompt so that at least one new token fits"
+        )
+
+
+def until_eos(tokens: list[int], eos_ids: frozenset[int]) -> tuple[list[int], bool]:
+    """The tokens up to the first EOS, itself included, and whether there is one."""
+    if eos_ids:
+        for count, token in enumerate(tokens, 1):
+            if token in eos_ids:
+                return tokens[:count], True
+    return tokens, False
+
+
 class Decoder:
-    """Decodes with a target session and, for lookahead k > 0, a draft session.  One request at a time."""
+    """Decodes with a target session and, for lookahead k > 0, a drafter.  One request at a time."""
 
-    def __init__(self, target: Session, draft: Session | None, lookahead: int) -> None:
-        if lookahead and draft is None:
-            raise ValueError("a lookahead above 0 needs a draft")
+    def __init__(self, target: Session, drafter: Drafter | None, lookahead: int) -> None:
+        if lookahead and drafter is None:
+            raise ValueError("a lookahead above 0 needs a drafter")
         self.target = target
-        self.draft = draft if lookahead else None
+        self.drafter = drafter if lookahead else None
         self.lookahead = lookahead
-        capacities = [session.program.capacity_tokens for session in (target, self.draft) if session is not None]
-        self.capacity_tokens = min(capacities)
+        self.capacity_tokens = target.program.capacity_tokens
+        if self.drafter is not None and self.drafter.capacity_tokens is not None:
+            self.capacity_tokens = min(self.capacity_tokens, self.drafter.capacity_tokens)
 
-    def rounds(self, request: DecodeRequest, statistics: Statistics) -> Iterator[list[int]]:
-        """The tokens each round emits, until EOS (emitted too), `max_new_tokens` or the end of the context.
+    def rounds(self, request: DecodeRequest, statistics: Statistics) -> Iterator[Round]:
+        """The rounds of a decoding, until EOS (emitted too), `max_new_tokens` or the end of the context.
 
         `statistics` is brought up to date before each yield; time the caller spends between rounds is not counted.
         """
-        self._check(request)
-        statistics.prefill_s += self._prefill(request.prompt[:-1])
+        check_request(request, self.capacity_tokens)
+        statistics.prefill_s += self._prefill(request.prompt)
         sequence = list(request.prompt)
-        draft_length = len(sequence) - 1
         end = min(len(sequence) + request.max_new_tokens, self.capacity_tokens)
         rng = np.random.default_rng(request.seed)
         greedy, settings = request.sampling.greedy, request.sampling
-        target, draft, eos_ids = self.target, self.draft, request.eos_ids
+        drafter, eos_ids = self.drafter, request.eos_ids
+        lookahead = self.lookahead if request.lookahead is None else min(self.lookahead, request.lookahead)
+        noted = None if request.logprobs is None else NotedLogits(self.target)
+        target: Verifier = noted or self.target
         while len(sequence) < end:
             began = perf_counter()
             position = len(sequence) - 1
-            count = min(self.lookahead, end - len(sequence) - 1)
-            drafted: list[int] = []
-            burst: SampledBurst | None = None
-            drafted_at = began
-            if draft is not None and count:
-                pending = sequence[draft_length:]
-                if greedy:
-                    drafted = draft.burst(pending, draft_length, count)
-                else:
-                    burst = draft.sampled_burst(pending, draft_length, count, settings, rng.random(count).tolist())
-                    drafted = burst.tokens
-                drafted_at = perf_counter()
+            count = min(lookahead, end - len(sequence) - 1)
+            proposal = drafter.propose(sequence, count, settings, rng) if drafter is not None and count else NOTHING
+            drafted_at = perf_counter()
             if greedy:
-                kept, token = verify_greedy(target, sequence[-1], drafted, position)
+                kept, token = verify_greedy(target, sequence[-1], proposal.tokens, position)
             else:
-                kept, token = verify_sampled(target, sequence[-1], burst, position, settings, rng)
+                kept, token = verify_sampled(target, sequence[-1], proposal, position, settings, rng)
             verified_at = perf_counter()
-            emitted = [*drafted[:kept], token]
-            stop = next((n for n, emitted_id in enumerate(emitted, 1) if emitted_id in eos_ids), 0) if eos_ids else 0
-            if stop:
-                emitted, end = emitted[:stop], 0
+            emitted, ended = until_eos([*proposal.tokens[:kept], token], eos_ids)
+            if ended:
+                end = 0
             sequence += emitted
-            if drafted:  # all but the last drafted token entered the draft's cache
-                draft_length = position + 1 + min(kept, count - 1)
-            statistics.count_round(len(emitted))
+            if drafter is not None and proposal.tokens:
+                drafter.settle(kept)
+            logprobs = () if noted is None else noted.logprobs(emitted, request.logprobs or 0)
+            done = Round(emitted, len(proposal.tokens), min(kept, len(emitted)), logprobs)
+            statistics.count_round(done)
             statistics.burst_s += drafted_at - began
             statistics.verify_s += verified_at - drafted_at
             statistics.decode_s += perf_counter() - began
-            yield emitted
+            yield done
+
+    def sibling(self) -> "Decoder":
+        """A decoder of another sequence with the same programs; the two are never used at once."""
+        return Decoder(self.target.sibling(), self.drafter.sibling() if self.drafter else None, self.lookahead)
 
     def decode(self, request: DecodeRequest) -> tuple[list[int], Statistics]:
         """All emitted tokens and the statistics of the decoding."""
         statistics = Statistics()
-        tokens = [token for emitted in self.rounds(request, statistics) for token in emitted]
+        tokens = [token for done in self.rounds(request, statistics) for token in done.tokens]
         return tokens, statistics
 
     def close(self) -> None:
-        """Free both sessions; may be called again."""
-        for session in (self.target, self.draft):
-            if session is not None:
-                session.close()
+        """Free target and drafter; may be called again."""
+        self.target.close()
+        if self.drafter is not None:
+            self.drafter.close()
 
-    def _check(self, request: DecodeRequest) -> None:
-        if not request.prompt:
-            raise BadRequest("the prompt is empty: it needs at least one token")
-        if request.max_new_tokens < 1:
-            raise BadRequest(f"max_new_tokens must be at least 1, not {request.max_new_tokens}")
-        if len(request.prompt) >= self.capacity_tokens:
-            raise BadRequest(
-                f"the prompt has {len(request.prompt)} tokens and the context {self.capacity_tokens}: "
-                "shorten the prompt so that at least one new token fits"
-            )
-
-    def _prefill(self, tokens: Sequence[int]) -> float:
+    def _prefill(self, prompt: Sequence[int]) -> float:
         began = perf_counter()
-        for session in (self.target, self.draft):
-            if session is not None:
-                prefill(session, tokens)
+        prefill(self.target, prompt[:-1])
+        if self.drafter is not None:
+            self.drafter.start(prompt)
         return perf_counter() - began
-
-
-def prefill(session: Session, tokens: Sequence[int]) -> None:
-    """Fill the session's cache with tokens from position 0, in chunks that bound the logits' memory."""
-    for start in range(0, len(tokens), PREFILL_CHUNK_TOKENS):
-        session.greedy(tokens[start : start + PREFILL_CHUNK_TOKENS], start)

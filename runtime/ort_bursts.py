@@ -4,33 +4,29 @@ Programs of a burst map the weights file; what they pack of it for their steps i
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from autotune.ort_layout import Drawing, burst_file
 from autotune.runtime.ort_draw import DrawBuffers
-from autotune.runtime.ort_engine import Arrays, bind, open_graph
+from autotune.runtime.ort_engine import Arrays, Graphs, bind
 from autotune.runtime.session import Tokens
 
 
 class Bursts:
     """The burst programs of a folder, by their kind and their number of steps."""
 
-    def __init__(self, folder: Path, threads: int, caches: Arrays, buffers: DrawBuffers, longest: int, most_given: int):
+    def __init__(self, graphs: Graphs, caches: Arrays, buffers: DrawBuffers, longest: int, most_given: int):
         """caches: by name without `past.`; most_given: tokens that a burst may be given."""
-        self._folder = folder
-        self._threads = threads
+        self._graphs = graphs
         self._caches = caches
         self._buffers = buffers
         self._given = np.zeros(most_given, np.int64)
         self._places = np.zeros(longest + 1, np.int32)
         """Positions of the tokens that the steps read, and the one behind them: also counts of what is cached then."""
         self._order = np.arange(longest + 1, dtype=np.int32)
-        self._sessions: dict[tuple[Drawing, int], onnxruntime.InferenceSession] = {}
         self._bound: dict[tuple[Drawing, int, int], Callable[[], object]] = {}
 
     def run(self, drawing: Drawing, tokens: Tokens, start: int, count: int) -> None:
@@ -44,8 +40,6 @@ class Bursts:
         run()
 
     def _bind(self, drawing: Drawing, count: int, given: int) -> Callable[[], object]:
-        if (drawing, count) not in self._sessions:
-            self._sessions[drawing, count] = open_graph(self._folder, burst_file(drawing, count), self._threads)
         steps = range(count)
         inputs: dict[str, NDArray[Any]] = {"tokens": self._given[None, :given]}
         outputs: dict[str, NDArray[Any]] = dict(self._buffers.outputs(drawing, steps))
@@ -55,4 +49,4 @@ class Bursts:
             inputs[f"seqlens_k.{step}"] = self._places[step : step + 1]
             inputs[f"total_sequence_length.{step}"] = self._places[step + 1 : step + 2].reshape(())
             outputs |= {f"present.{name}.{step}": array for name, array in self._caches.items()}
-        return bind(self._sessions[drawing, count], inputs, outputs)
+        return bind(self._graphs.open(burst_file(drawing, count)), inputs, outputs)

@@ -7,7 +7,7 @@ position of the last one there, replays the CUDA graph captured for that many to
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
@@ -21,9 +21,11 @@ from autotune.runtime.ort_cuda_bursts import CudaBursts
 from autotune.runtime.ort_device import GPU, NOT_CAPTURED, Given, Place, bind, load_provider, open_graph, upload_weights
 from autotune.runtime.ort_session import MOST_GIVEN, PIECE_TOKENS
 from autotune.runtime.sampled_burst import draw_call_by_call
-from autotune.runtime.session import SampledBurst, Tokens
+from autotune.runtime.session import SampledBurst, StoppedBurst, Tokens
 from autotune.runtime.spans import check_capacity, check_span
+from autotune.runtime.stopping_burst import stop_call_by_call
 from autotune.sampling import SamplingSettings
+from autotune.stopping import StopRule
 
 MOST_CAPTURED_TOKENS = 17
 """Calls of more tokens come from prompts, in all lengths, and take long enough not to need a graph of their own."""
@@ -58,6 +60,7 @@ class OrtCudaSession:
             load_provider()
         self.program = program
         self.drafting = program.drafting
+        self._folder, self._threads = folder, threads
         self._weights = upload_weights(folder / WEIGHTS_FILE, index, self.place)
         self._session = open_graph(folder / MODEL_FILE, self.place, self._weights)
         self._capacity = onnxruntime.OrtValue.ortvalue_from_numpy(np.array(program.capacity_tokens, np.int32))
@@ -108,10 +111,27 @@ class OrtCudaSession:
         self._cached_tokens = start + len(tokens) + count - 1
         return burst
 
+    def stopping_burst(
+        self,
+        tokens: Tokens,
+        start: int,
+        count: int,
+        rule: StopRule,
+        settings: SamplingSettings,
+        noise: Sequence[float],
+    ) -> StoppedBurst:
+        """At most `count` tokens, a call for each, after which its logits are fetched."""
+        check_span(self.program, self._cached_tokens, tokens, start, count)
+        return stop_call_by_call(self, tokens, start, count, rule, settings, noise)
+
     def pretend_cached(self, count: int) -> None:
         """Take the first `count` positions for cached: the cache holds zeros until it is written."""
         check_capacity(self.program, count)
         self._cached_tokens = count
+
+    def sibling(self) -> Self:
+        """Another sequence's decoder of the same program, which is loaded once more."""
+        return type(self)(self._folder, self.program, self._threads)
 
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""

@@ -1,16 +1,14 @@
 """What ONNX Runtime's drafting programs read and write beside the key/value cache, and the programs that only draw."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from autotune.ort_layout import MOST_NOISE, Drawing, sampler_file
 from autotune.program import Program
-from autotune.runtime.ort_engine import Arrays, bind, open_graph
+from autotune.runtime.ort_engine import Arrays, Graphs, bind
 from autotune.runtime.sampled_burst import over_vocabulary
 from autotune.runtime.session import Probabilities, SampledBurst
 from autotune.sampling import SamplingSettings
@@ -79,6 +77,10 @@ class DrawBuffers:
 
         return SampledBurst(self.drafted(count), self.probabilities[:count].tolist(), distribution)
 
+    def confidence(self, place: int) -> float:
+        """The largest probability of what the token at that place is drawn from."""
+        return float(self._distribution(place).max())
+
     def _distribution(self, place: int) -> NDArray[np.float32]:
         """`[head_rows]` what the token at that place is drawn from."""
         while len(self._distributions) <= place:
@@ -89,10 +91,9 @@ class DrawBuffers:
 class Samplers:
     """Draws tokens from logits by programs without a model, opened when they are first needed."""
 
-    def __init__(self, folder: Path, buffers: DrawBuffers):
-        self._folder = folder
+    def __init__(self, graphs: Graphs, buffers: DrawBuffers):
+        self._graphs = graphs
         self._buffers = buffers
-        self._sessions: dict[Drawing, onnxruntime.InferenceSession] = {}
         self._bound: dict[tuple[Drawing, int, int], Callable[[], object]] = {}
 
     def draw(self, drawing: Drawing, logits: NDArray[np.float32], place: int) -> None:
@@ -104,8 +105,7 @@ class Samplers:
         run()
 
     def _bind(self, drawing: Drawing, logits: NDArray[np.float32], place: int) -> Callable[[], object]:
-        if drawing not in self._sessions:
-            # One thread: the work is less than what it costs to share it out.
-            self._sessions[drawing] = open_graph(self._folder, sampler_file(drawing), threads=1)
+        # One thread: the work is less than what it costs to share it out.
+        session = self._graphs.open(sampler_file(drawing), threads=1)
         inputs = {"logits": logits[None], **self._buffers.inputs(drawing, [place])}
-        return bind(self._sessions[drawing], inputs, self._buffers.outputs(drawing, [place]))
+        return bind(session, inputs, self._buffers.outputs(drawing, [place]))

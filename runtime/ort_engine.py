@@ -31,6 +31,21 @@ def open_graph(folder: Path, name: str, threads: int) -> onnxruntime.InferenceSe
         return load(folder / name, session_options(threads), "CPUExecutionProvider")
 
 
+class Graphs:
+    """The graphs of a program folder that were opened so far, each once, whoever asks for it."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self._folder = folder
+        self._threads = threads
+        self._opened: dict[str, onnxruntime.InferenceSession] = {}
+
+    def open(self, name: str, threads: int | None = None) -> onnxruntime.InferenceSession:
+        """The session of a graph, with as many threads as the folder is opened with unless told otherwise."""
+        if name not in self._opened:
+            self._opened[name] = open_graph(self._folder, name, threads or self._threads)
+        return self._opened[name]
+
+
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Options that all sessions share."""
     options = onnxruntime.SessionOptions()

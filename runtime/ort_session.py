@@ -17,11 +17,13 @@ from autotune.ort_layout import MODEL_FILE, WEIGHTS_FILE, Drawing, program_files
 from autotune.program import Drafting, Program
 from autotune.runtime.ort_bursts import Bursts
 from autotune.runtime.ort_draw import DrawBuffers, Samplers
-from autotune.runtime.ort_engine import bind, open_graph
+from autotune.runtime.ort_engine import Graphs, bind
 from autotune.runtime.sampled_burst import draw_call_by_call
-from autotune.runtime.session import SampledBurst, Tokens
+from autotune.runtime.session import SampledBurst, StoppedBurst, Tokens
 from autotune.runtime.spans import check_capacity, check_span
+from autotune.runtime.stopping_burst import check_rule, stop_call_by_call
 from autotune.sampling import SamplingSettings
+from autotune.stopping import Pace, StopRule
 
 PIECE_TOKENS = 64
 """Long prompts are fastest in pieces of about this many tokens: wider ones gain nothing in the matrix products, and
@@ -46,12 +48,16 @@ class _Bound:
 class OrtSession:
     """One sequence's decoder on the CPU; see `autotune.runtime.session.Session`."""
 
-    def __init__(self, folder: Path, program: Program, threads: int):
+    def __init__(self, folder: Path, program: Program, threads: int, like: "OrtSession | None" = None):
+        """like: another session of the same folder, whose programs and weights it shares."""
         self.program = program
         self.drafting = program.drafting
         self._draws = program.schema_version >= _FIRST_WITH_SAMPLERS
-        _check_complete(folder, program.longest_burst, self._draws)
-        self._session = open_graph(folder, MODEL_FILE, threads)
+        self._folder, self._threads = folder, threads
+        if like is None:
+            _check_complete(folder, program.longest_burst, self._draws)
+        self._graphs: Graphs = like._graphs if like else Graphs(folder, threads)
+        self._session = self._graphs.open(MODEL_FILE)
         self._tokens = np.zeros(program.capacity_tokens, np.int64)
         self._last_position = np.zeros(1, np.int32)
         self._total_tokens = np.zeros((), np.int32)
@@ -63,8 +69,8 @@ class OrtSession:
         self._cached_tokens = 0
         self._kept: dict[tuple[str, int], _Bound] = {}
         self._buffers = DrawBuffers(program)
-        self._samplers = Samplers(folder, self._buffers)
-        self._bursts = Bursts(folder, threads, self._cache, self._buffers, program.longest_burst, MOST_GIVEN)
+        self._samplers = Samplers(self._graphs, self._buffers)
+        self._bursts = Bursts(self._graphs, self._cache, self._buffers, program.longest_burst, MOST_GIVEN)
 
     def logits(self, tokens: Tokens, start: int) -> NDArray[np.float32]:
         """Logits `[n, head_rows]` after each of the n tokens; a view, valid until the next call."""
@@ -111,6 +117,30 @@ class OrtSession:
             start += len(given)
         return self._buffers.drawn(count)
 
+    def stopping_burst(
+        self,
+        tokens: Tokens,
+        start: int,
+        count: int,
+        rule: StopRule,
+        settings: SamplingSettings,
+        noise: Sequence[float],
+    ) -> StoppedBurst:
+        """At most `count` tokens, a call for each: a graph cannot end early."""
+        self._check(tokens, start, count)
+        if settings.greedy or not self._draws:
+            return stop_call_by_call(self, tokens, start, count, rule, settings, noise)
+        check_rule(count, rule)
+        drawing, pace, drafted = self._buffers.set(settings, noise[:count]), Pace(rule), 0
+        while drafted < count:
+            given = tokens if drafted == 0 else self._buffers.tokens[drafted - 1 : drafted]
+            self._samplers.draw(drawing, self.logits(given, start)[-1:], drafted)
+            start, drafted = start + len(given), drafted + 1
+            if not pace.goes_on(self._buffers.confidence(drafted - 1)):
+                break
+        drawn = self._buffers.drawn(drafted)
+        return StoppedBurst(drawn.tokens, pace.survival, drawn)
+
     def pretend_cached(self, count: int) -> None:
         """Take the first `count` positions for cached; their keys and values become zeros."""
         check_capacity(self.program, count)
@@ -118,11 +148,15 @@ class OrtSession:
             array.fill(0)  # written, since pages that never were are one page of zeros, and read from a cache
         self._cached_tokens = count
 
+    def sibling(self) -> "OrtSession":
+        """Another sequence's decoder of the same program."""
+        return OrtSession(self._folder, self.program, self._threads, like=self)
+
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""
         self._kept.clear()
         self._cache.clear()
-        for name in ("_session", "_samplers", "_bursts"):
+        for name in ("_session", "_graphs", "_samplers", "_bursts"):
             self.__dict__.pop(name, None)
 
     def _in_one_program(self, count: int) -> bool:

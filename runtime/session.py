@@ -18,6 +18,7 @@ from autotune.devices import check_compiled_for
 from autotune.errors import ArtifactError
 from autotune.program import Drafting, Program
 from autotune.sampling import SamplingSettings
+from autotune.stopping import StopRule
 
 Tokens = Sequence[int] | NDArray[np.int64]
 Probabilities = NDArray[np.float64]
@@ -32,6 +33,17 @@ class SampledBurst:
     """q of each token where it was drawn."""
     distribution: Callable[[int], Probabilities]
     """q `[vocab]` at a place of the burst, needed only where a token is rejected; valid until the next call."""
+
+
+@dataclass(frozen=True)
+class StoppedBurst:
+    """Tokens of a burst that may have ended early."""
+
+    tokens: list[int]
+    survival: float
+    """log S of all of them (see `autotune.stopping`)."""
+    drawn: SampledBurst | None = None
+    """How they were drawn; None: greedily."""
 
 
 class Session(Protocol):
@@ -55,23 +67,46 @@ class Session(Protocol):
     ) -> SampledBurst:
         """As `burst`, but drawn with these settings, each token from one uniform number of `noise` `[count]`."""
 
+    def stopping_burst(
+        self,
+        tokens: Tokens,
+        start: int,
+        count: int,
+        rule: StopRule,
+        settings: SamplingSettings,
+        noise: Sequence[float],
+    ) -> StoppedBurst:
+        """As `burst` or, with settings that are not greedy, `sampled_burst`, but at most `count` tokens: the rule ends
+        it behind the first token after which drafting does not go on."""
+
     def pretend_cached(self, count: int) -> None:
         """Take the first `count` positions for cached, whatever they hold, to time what comes behind them."""
+
+    def sibling(self) -> "Session":
+        """Another sequence's decoder of the same program, with a cache of its own; the two are never used at once."""
 
     def close(self) -> None:
         """Free the program and its cache."""
 
 
 class BatchSession(Protocol):
-    """Decoders of several sequences that compute together, each at a position of its own."""
+    """Decoders of several sequences that compute together, each at a position of its own.
+
+    A call is given tokens of all of them, or of some: `sequences` names whose the rows are, as many as
+    `Program.batches` has.  The others' caches are not touched.
+    """
 
     program: Program
 
-    def logits(self, tokens: NDArray[np.int64], starts: Sequence[int]) -> NDArray[np.float32]:
-        """Logits `[batch, n, head_rows]` after each of the tokens `[batch, n]`; sequence i continues at `starts[i]`."""
+    def logits(
+        self, tokens: NDArray[np.int64], starts: Sequence[int], sequences: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        """Logits `[rows, n, head_rows]` after each of the tokens `[rows, n]`; row i continues at `starts[i]`."""
 
-    def greedy(self, tokens: NDArray[np.int64], starts: Sequence[int]) -> NDArray[np.int64]:
-        """The arg-max token `[batch, n]` after each of the tokens `[batch, n]`."""
+    def greedy(
+        self, tokens: NDArray[np.int64], starts: Sequence[int], sequences: Sequence[int] | None = None
+    ) -> NDArray[np.int64]:
+        """The arg-max token `[rows, n]` after each of the tokens `[rows, n]`."""
 
     def close(self) -> None:
         """Free the program and its caches."""
@@ -90,8 +125,10 @@ SESSIONS: Mapping[str, Mapping[str, str]] = {
 """Session class of each backend on each device, as `module:class`; imported only when such a program is opened."""
 
 
+BATCH_BACKEND = "onnxruntime"
+"""Whose programs decode several sequences at once."""
 BATCH_SESSIONS: Mapping[str, Mapping[str, str]] = {
-    "onnxruntime": {"cpu": "autotune.runtime.ort_batch_session:OrtBatchSession"}
+    BATCH_BACKEND: {"cpu": "autotune.runtime.ort_batch_session:OrtBatchSession"}
 }
 """As `SESSIONS`, of programs for several sequences at once."""
 
@@ -103,7 +140,7 @@ def open_session(folder: Path, threads: int) -> Session:
     """
     program = Program.read(folder)
     if program.batch > 1:
-        raise ArtifactError(f"{folder} was compiled for {program.batch} sequences at once, which can only be measured")
+        raise ArtifactError(f"{folder} was compiled for {program.batch} sequences at once, not for one alone")
     session: Session = _session_class(SESSIONS, folder, program)(folder, program, threads)
     return session
 

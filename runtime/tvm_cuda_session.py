@@ -12,7 +12,7 @@ import ctypes
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from autotune.errors import ArtifactError
 from autotune.program import Drafting, Program
 from autotune.runtime.sampled_burst import draw_call_by_call, over_vocabulary
-from autotune.runtime.session import Probabilities, SampledBurst, Tokens
+from autotune.runtime.session import Probabilities, SampledBurst, StoppedBurst, Tokens
 from autotune.runtime.spans import check_capacity, check_span
+from autotune.runtime.stopping_burst import stop_call_by_call
 from autotune.runtime.tvm_cuda_library import device, load_program
 from autotune.sampling import SamplingSettings
+from autotune.stopping import StopRule
 from autotune.tvm_cuda_layout import WEIGHTS_FILE, DeviceBuffer, TvmCudaLayout
 from autotune.tvm_import import import_tvm_ffi
 
@@ -37,6 +39,7 @@ class TvmCudaSession:
         """threads: of no use here; the host's one thread only starts what the GPU computes."""
         self.program = program
         self.drafting = program.drafting
+        self._folder, self._threads = folder, threads
         layout = TvmCudaLayout.read(folder)
         machine = load_program(folder, layout)
         self._memory = _DeviceMemory()
@@ -104,10 +107,27 @@ class TvmCudaSession:
         self._memory.fetch(self._buffers["chosen"], self._chosen)
         return SampledBurst(self._drafted[:count].tolist(), self._chosen[:count].tolist(), self._distribution)
 
+    def stopping_burst(
+        self,
+        tokens: Tokens,
+        start: int,
+        count: int,
+        rule: StopRule,
+        settings: SamplingSettings,
+        noise: Sequence[float],
+    ) -> StoppedBurst:
+        """At most `count` tokens, a call for each, after which its logits are fetched."""
+        check_span(self.program, self._cached_tokens, tokens, start, count)
+        return stop_call_by_call(self, tokens, start, count, rule, settings, noise)
+
     def pretend_cached(self, count: int) -> None:
         """Take the first `count` positions for cached: the cache holds zeros until it is written."""
         check_capacity(self.program, count)
         self._cached_tokens = count
+
+    def sibling(self) -> Self:
+        """Another sequence's decoder of the same program, which is loaded once more."""
+        return type(self)(self._folder, self.program, self._threads)
 
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""

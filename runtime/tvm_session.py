@@ -10,8 +10,7 @@ any executable, open it only if you trust where it comes from.
 
 import ctypes
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,38 +22,45 @@ from numpy.typing import NDArray
 from autotune.devices import find_device
 from autotune.errors import ArtifactError
 from autotune.program import Drafting, Program
-from autotune.runtime.huge_pages import HUGE_PAGE_BYTES, huge_pages
 from autotune.runtime.sampled_burst import draw_call_by_call, over_vocabulary
-from autotune.runtime.session import Probabilities, SampledBurst, Tokens
+from autotune.runtime.session import Probabilities, SampledBurst, StoppedBurst, Tokens
 from autotune.runtime.spans import check_capacity
+from autotune.runtime.stopping_burst import check_rule, stop_call_by_call
+from autotune.runtime.tvm_memory import allocate
 from autotune.runtime.tvm_threads import prepare_pool, use_threads
 from autotune.sampling import SamplingSettings
+from autotune.stopping import StopRule
 from autotune.tvm_import import import_tvm_ffi
-from autotune.tvm_layout import FUNCTION, LIBRARY_FILE, PARAMETERS, WEIGHTS_FILE, TvmLayout
+from autotune.tvm_layout import FUNCTION, LIBRARY_FILE, TvmLayout
 from autotune.weights import FloatArray
 
 _RUNTIME_LIBRARY = "libtvm_runtime"
-_ALIGNMENT_BYTES = 64
 
 
 class TvmSession:
     """One sequence's decoder on the CPU; see `autotune.runtime.session.Session`."""
 
-    def __init__(self, folder: Path, program: Program, threads: int):
+    def __init__(self, folder: Path, program: Program, threads: int, like: "TvmSession | None" = None):
+        """like: another session of the same folder, whose program and weights it shares."""
         self.program = program
         self.drafting = program.drafting
-        self._threads = threads
+        self._folder, self._threads = folder, threads
         layout = TvmLayout.read(folder)
-        function = _load(folder, layout, threads)
+        self._function: Callable[..., object] = like._function if like else _load(folder, layout, threads)
         self._configure = import_tvm_ffi().get_global_func("runtime.config_threadpool")
         self._piece_tokens, self._longest_burst = layout.piece_tokens, layout.longest_burst
-        buffers = _allocate(layout, folder, program)
+        buffers = allocate(layout, folder, program, like._weights if like else None)
+        self._weights: FloatArray = buffers["floats"]
         self._control, self._tokens, self._after = (buffers[name] for name in ("control", "tokens", "after"))
         self._logits, self._drafted = buffers["logits"], buffers["drafted"]
         self._settings, self._noise = buffers["settings"], buffers["noise"]
         self._probabilities, self._distributions = buffers["probabilities"], buffers["distributions"]
+        self._stops = layout.stops
+        self._rule: StopRule | None = None
+        """The rule whose bounds the buffers hold."""
+        self._bounds = buffers["log_acceptance"], buffers["limits"], buffers["survival"]
         tensor: Callable[[NDArray[Any]], Any] = import_tvm_ffi().from_dlpack
-        self._run = partial(function, *[tensor(array) for array in buffers.values()])
+        self._run = partial(self._function, *[tensor(buffers[name]) for name in layout.parameters])
         self._caches = (buffers["keys"], buffers["values"])
         self._cached_tokens = 0
 
@@ -111,6 +117,35 @@ class TvmSession:
         tokens_drawn, probabilities = self._drafted[:count].tolist(), self._probabilities[:count].tolist()
         return SampledBurst(tokens_drawn, probabilities, self._distribution)
 
+    def stopping_burst(
+        self,
+        tokens: Tokens,
+        start: int,
+        count: int,
+        rule: StopRule,
+        settings: SamplingSettings,
+        noise: Sequence[float],
+    ) -> StoppedBurst:
+        """At most `count` tokens; the program itself stops, where it can, however bursts are drafted otherwise."""
+        self._check_burst(tokens, start, count)
+        if count > self._longest_burst or not self._stops:
+            return stop_call_by_call(self, tokens, start, count, rule, settings, noise)
+        check_rule(count, rule)
+        log_acceptance, limits, survival = self._bounds
+        if rule is not self._rule:
+            log_acceptance[:] = rule.log_acceptance
+            limits[:] = np.inf
+            limits[: rule.most] = rule.limits[: len(limits)]
+            self._rule = rule
+        drawn = not settings.greedy
+        if drawn:
+            self._settings[:] = (settings.temperature, settings.top_k, settings.top_p)
+            self._noise[:count] = noise[:count]
+        made = self._advance(tokens, start, count, drawn, stopping=True)
+        drafted = self._drafted[:made].tolist()
+        burst = SampledBurst(drafted, self._probabilities[:made].tolist(), self._distribution) if drawn else None
+        return StoppedBurst(drafted, float(survival[0]), burst)
+
     def _distribution(self, place: int) -> Probabilities:
         """What the token at that place of the last burst was drawn from, over the whole vocabulary `[vocab]`."""
         return over_vocabulary(
@@ -124,10 +159,13 @@ class TvmSession:
             array.fill(0)  # written, since pages that never were are one page of zeros, and read from a cache
         self._cached_tokens = count
 
+    def sibling(self) -> "TvmSession":
+        """Another sequence's decoder of the same program."""
+        return TvmSession(self._folder, self.program, self._threads, like=self)
+
     def close(self) -> None:
         """Free the program and its cache; the session cannot be used afterwards, but closed again."""
-        self.__dict__.pop("_run", None)
-        for name in ("_logits", "_distributions", "_caches"):
+        for name in ("_run", "_function", "_weights", "_logits", "_distributions", "_caches"):
             self.__dict__.pop(name, None)
 
     def _check(self, tokens: Tokens, start: int, drafted: int = 0) -> None:
@@ -146,14 +184,20 @@ class TvmSession:
             raise ValueError(f"a burst drafts at least one token, not {count}")
         self._check(tokens, start, count - 1)
 
-    def _advance(self, tokens: Tokens, start: int, steps: int = 1, drawn: bool = False) -> None:
-        """So many steps from at most a piece of tokens at `start`; what they read is then the cached sequence."""
+    def _advance(self, tokens: Tokens, start: int, steps: int = 1, drawn: bool = False, stopping: bool = False) -> int:
+        """So many steps, fewer only if they may stop, from at most a piece of tokens at `start`; returns how many.
+
+        What they read is then the cached sequence.
+        """
         use_threads(self._threads, self._configure)
         count = len(tokens)
         self._tokens[:count] = tokens
-        self._control[:] = (start, count, steps, drawn)
+        self._control[:4] = (start, count, steps, drawn)
+        self._control[4:] = stopping
         self._run()
-        self._cached_tokens = start + count + steps - 1
+        made = int(self._control[2])
+        self._cached_tokens = start + count + made - 1
+        return made
 
 
 def _load(folder: Path, layout: TvmLayout, threads: int) -> Callable[..., object]:
@@ -191,65 +235,3 @@ def load_runtime() -> Any:
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
             return ffi
     raise ArtifactError("the installed tvm has no runtime library: pip install --force-reinstall apache-tvm")
-
-
-def _allocate(layout: TvmLayout, folder: Path, program: Program) -> dict[str, NDArray[Any]]:
-    """The function's buffers by name, in the order of its parameters (see `TvmLayout`), with the weights read.
-
-    All but the logits lie in one block, on huge pages where the system has them: the weights because a step reads all
-    of them; the rest because a small draft, whose turn comes when the target has just read its own weights, would spend
-    much of its time on looking up the addresses of its few pages.
-    """
-    steps, columns = layout.longest_burst, layout.logits_shape[1]
-    keys, values = layout.cache_shapes
-    in_block: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-        "floats": ((layout.weights_bytes // 4,), np.float32),
-        "keys": (keys, np.float32),
-        "values": (values, np.float32),
-        "scratch": ((layout.scratch_floats,), np.float32),
-        "control": ((4,), np.int32),
-        "tokens": ((layout.piece_tokens,), np.int64),
-        "after": ((layout.piece_tokens,), np.int64),
-        "drafted": ((steps,), np.int64),
-        "settings": ((3,), np.float32),
-        "noise": ((steps,), np.float64),
-        "probabilities": ((steps,), np.float32),
-        "ids": ((program.shape.draft_vocab or 1,), np.int64),
-    }
-    with huge_pages():
-        arrays = _aligned_zeros(in_block)
-        _read_weights(folder, layout, arrays["floats"])
-    arrays |= _aligned_zeros({"logits": (layout.logits_shape, np.float32)})
-    arrays |= _aligned_zeros({"distributions": ((steps, columns), np.float32)})
-    arrays["codes"] = arrays["floats"].view(layout.code_type)
-    if program.head_tokens is not None:
-        arrays["ids"][:] = program.head_tokens
-    return {name: arrays[name] for name in PARAMETERS}
-
-
-def _read_weights(folder: Path, layout: TvmLayout, memory: FloatArray) -> None:
-    """Read the weights file into memory of its size; ArtifactError if it is missing or of another size."""
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise ArtifactError(f"{folder} is incomplete: {WEIGHTS_FILE} is missing; compile the draft again")
-    size = path.stat().st_size
-    if size != layout.weights_bytes:
-        raise ArtifactError(f"{path} is corrupt: it has {size} bytes, not {layout.weights_bytes}")
-    with path.open("rb") as file:
-        file.readinto(memory.data)
-
-
-def _aligned_zeros(arrays: Mapping[str, tuple[tuple[int, ...], type[np.generic]]]) -> dict[str, NDArray[Any]]:
-    """Zeros, in one block that begins on a huge page and fills whole ones.
-
-    TVM's vector instructions fault on arrays that NumPy aligns to 16 bytes only.
-    """
-    places, end = {}, 0
-    for name, (shape, dtype) in arrays.items():
-        length = math.prod(shape) * np.dtype(dtype).itemsize
-        places[name] = slice(end, end + length)
-        end += -(-length // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-    whole = -(-end // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-    memory = np.zeros(whole + HUGE_PAGE_BYTES, np.uint8)
-    block = memory[-memory.ctypes.data % HUGE_PAGE_BYTES :]
-    return {name: block[places[name]].view(dtype).reshape(shape) for name, (shape, dtype) in arrays.items()}

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -129,6 +129,16 @@ class SearchSpace:
             self.draft_vocab.values[-1],
         )
 
+    def builds(self) -> Iterator[Build]:
+        """Every build, `size` of them."""
+        shapes = (
+            self._shape(layers, attention, ffn, hidden, head_tokens)
+            for layers, attention in itertools.product(self.layers.values, self.attention)
+            for ffn, hidden in itertools.product(self.ffn.values, self.hidden.values)
+            for head_tokens in self.draft_vocab.values
+        )
+        return (Build(shape, *program) for shape, program in itertools.product(shapes, self.programs))
+
     def draw(self, rng: Random) -> Candidate:
         """A candidate, each as likely as any other."""
         shape = self._shape(
@@ -146,7 +156,8 @@ class SearchSpace:
 
         The research this tool follows found wide, shallow drafts to win; each is tried at full and at half FFN width.
         Of the smaller vocabularies only the shallowest and widest draft is tried: there the head weighs most.
-        Published shapes come before all.
+        Published shapes come before all.  The largest one comes last: where it is the whole source, which may be the
+        target, it is the draft to beat when quantised.
         """
         middle = self.lookahead.values[len(self.lookahead.values) // 2]
         widths = dict.fromkeys([self.ffn.values[-1], self.ffn.values[(len(self.ffn.values) - 1) // 2]])
@@ -156,7 +167,7 @@ class SearchSpace:
         usual = [
             self._shape(layers, self.attention[-1], ffn, self.hidden.values[-1], size) for layers, ffn, size in points
         ]
-        shapes = dict.fromkeys([*(shape for shape in self.named if shape in self), *usual])
+        shapes = dict.fromkeys([*(shape for shape in self.named if shape in self), *usual, self.deepest])
         return [Candidate(Build(shape, *program), middle) for program in self.programs for shape in shapes]
 
     def __contains__(self, shape: DraftShape) -> bool:

@@ -14,7 +14,8 @@ from autotune.acceptance import (
     expected_rounds,
     tokens_per_round,
 )
-from autotune.runtime.decode import Decoder, DecodeRequest, Statistics
+from autotune.runtime.decode import Decoder, DecodeRequest, Round, Statistics
+from autotune.runtime.drafter import ModelDrafter
 from autotune.sampling import SamplingSettings, distribution
 from tests.support.sessions import PairwiseSession, near_table, random_table
 
@@ -96,7 +97,7 @@ def test_greedy_rounds_of_a_real_decoder_are_counted_exactly() -> None:
             drafter = PairwiseSession(draft)
             predicted = drafter.greedy([*prompt, *tokens], 0)[len(prompt) - 1 : -1]
             traces.append((predicted == np.array(tokens)).astype(float))
-            decoder = Decoder(PairwiseSession(target), PairwiseSession(draft), lookahead)
+            decoder = Decoder(PairwiseSession(target), ModelDrafter(PairwiseSession(draft)), lookahead)
             repeated, statistics = decoder.decode(DecodeRequest(prompt, 50))
             assert repeated == tokens
             rounds += statistics.rounds
@@ -115,7 +116,7 @@ def test_sampled_rounds_of_real_decoders_agree_within_their_statistical_error(sa
     lookahead, length, prompt = 3, 40, [1, 2]
     real, predicted = [], []
     for seed in range(250):
-        decoder = Decoder(PairwiseSession(target), PairwiseSession(draft), lookahead)
+        decoder = Decoder(PairwiseSession(target), ModelDrafter(PairwiseSession(draft)), lookahead)
         _, statistics = decoder.decode(DecodeRequest(prompt, length, sampling, seed))
         real.append(statistics.rounds)
         tokens, _ = Decoder(PairwiseSession(target), None, 0).decode(
@@ -165,8 +166,8 @@ def test_statistics_add_up() -> None:
     total = Statistics()
     for emitted in (1, 3, 3):
         one = Statistics(prefill_s=1.0, burst_s=0.5, verify_s=0.25, decode_s=1.0)
-        one.count_round(emitted)
+        one.count_round(Round([7] * emitted, drafted=3, accepted=emitted - 1))
         total.add(one)
-    assert (total.tokens, total.rounds, total.emitted) == (7, 3, [1, 0, 2])
+    assert (total.tokens, total.rounds, total.drafted, total.emitted) == (7, 3, 9, [1, 0, 2])
     assert total.tokens_per_round == pytest.approx(7 / 3)
     assert total.overhead_s == pytest.approx(0.75)

@@ -10,7 +10,7 @@ from autotune.candidate import Build, DraftShape, Precision
 from autotune.database.file import DatabaseFile
 from autotune.database.known import TuningDatabase
 from autotune.database.subjects import AcceptanceSubject
-from autotune.results import Evidence, Rejected
+from autotune.results import Acceptance, Evidence, Rejected
 from autotune.sampling import SamplingSettings
 from autotune.traces import Trace, Traces
 from autotune.weights import ModelWeights
@@ -52,6 +52,20 @@ def test_it_is_the_acceptance_of_the_draft_of_the_same_relative_shape() -> None:
     scored = source.scored.acceptance(own, tiny_weights(own.shape))
     assert not isinstance(scored, Rejected)
     assert replace(found.value, evidence=Evidence.ESTIMATED) == scored.value
+
+
+def test_categories_are_the_traces_own_though_the_database_keeps_none(tmp_path: Path) -> None:
+    database = TuningDatabase(DatabaseFile(tmp_path / "tuning.db"))
+    build, weights = replace(BUILD, shape=SHAPE), tiny_weights(SHAPE)
+    for names in (("code", "chat", "code"), ("text", "text", "poems")):  # the second time it is known
+        items = tuple(replace(trace, category=name) for trace, name in zip(text().items, names, strict=True))
+        found = ScoredOnTraces(replace(text(), items=items), 3, 1, database).acceptance(build, weights)
+        assert not isinstance(found, Rejected)
+        assert found.value.categories == names
+    assert found.date is not None
+    (entry,) = DatabaseFile(tmp_path / "tuning.db").entries()
+    assert isinstance(entry.value, Acceptance)
+    assert entry.value.categories == ()
 
 
 def test_a_trimmed_stand_in_has_room_for_more_than_the_end_of_a_text() -> None:

@@ -23,8 +23,10 @@ from autotune.batching import (
 from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.sandbox import CandidateRejected, Limits
+from autotune.objective import WORST, only
 from autotune.program import Program
 from autotune.results import Acceptance, Evidence, LatencyTable, MeasureSettings, Rejected, TargetLatency
+from tests.support.figures import acceptance_by_category
 from tests.support.models import NUMERICS, tiny_weights
 
 SETTINGS = MeasureSettings(context_tokens=70, threads=1, min_time_s=0.0, min_samples=3, warmup_runs=1)
@@ -75,6 +77,13 @@ def test_the_best_lookahead_is_that_with_most_tokens_per_second(
         assert entry.lookahead <= entry.largest_lookahead
         assert all(speed <= alone for speed in speeds[entry.largest_lookahead + 1 :])
         assert (entry.largest_lookahead == 0) == (entry.lookahead == 0)
+
+
+def test_the_objective_chooses_the_lookahead() -> None:
+    """Code is drafted well and chat hardly at all, so that what pays on average does not pay in the worst case."""
+    acceptance = acceptance_by_category(code=1.0, chat=0.01)
+    table = BatchTable(2, latencies([0.002 * k for k in (1, 2, 3, 4)]), latencies([0.010] * 5))
+    assert [schedule(acceptance, [table], objective=each)[0].lookahead for each in (only("code"), WORST)] == [4, 0]
 
 
 @given(tables)
@@ -182,11 +191,24 @@ def test_bursts_feed_back_what_they_draft_and_verifications_are_one_call() -> No
     assert target.cached == draft.cached == 70
     assert (table.batch, table.burst.largest, table.verify.largest, table.max_lookahead) == (4, 3, 4, 3)
     last = draft.calls[-3:]
-    assert [starts for _, starts in last] == [[69 + step] * 4 for step in range(3)]
-    assert all(tokens.shape == (4, 1) for tokens, _ in draft.calls)
-    assert (last[2][0] == (last[0][0] + 2) % SHAPE.vocab).all()
+    assert [starts for _, starts in last] == [[68] * 4, [70] * 4, [71] * 4]
+    assert [tokens.shape for tokens, _ in last] == [(4, 2), (4, 1), (4, 1)]
+    assert (last[2][0] == (last[0][0][:, 1:] + 2) % SHAPE.vocab).all()
     assert {tokens.shape for tokens, _ in target.calls} == {(4, width) for width in range(1, 5)}
     assert {tuple(starts) for _, starts in target.calls} == {(69,) * 4}
+
+
+def test_each_model_is_measured_behind_the_other_as_in_a_round() -> None:
+    target, draft = FakeBatch(2), FakeBatch(2)
+    draft.calls = target.calls
+    measure_batch_sessions(target, draft, request(1))
+    drafted = (2, 68)
+    calls = [(tokens.shape[1], starts[0]) for tokens, starts in target.calls]
+    sample = [(2, 69), drafted, (1, 69), (1, 69), drafted, (2, 69)]  # burst, step and verification, each behind its own
+    assert calls == [drafted, (1, 69), (2, 69), *sample * SETTINGS.min_samples]
+    target, alike = FakeBatch(2), FakeBatch(2)
+    measure_batch_sessions(target, alike, replace(request(1), draft="target"))
+    assert len(target.calls) == 2 * (1 + SETTINGS.min_samples)
 
 
 def test_pairs_of_different_batches_and_programs_that_yield_nan_are_refused() -> None:

@@ -10,6 +10,7 @@ import pytest
 from autotune.cast import find_cast
 from autotune.config import TuneConfig, make_config
 from autotune.errors import BadRequest, MissingEvidence
+from autotune.objective import MEAN, WORST
 from autotune.request import resolve
 from autotune.results import RunKind
 from autotune.sampling import SamplingSettings
@@ -201,4 +202,23 @@ def test_published_drafts_come_first() -> None:
 def test_runs_of_different_kinds_are_different_runs(configure: Configure, traces: Path) -> None:
     plan, served = resolve(configure()), resolve(configure(traces=str(traces)))
     assert plan.identity()["kind"] != served.identity()["kind"]
-    assert plan.identity() == resolve(configure(trials=3)).identity()
+    assert plan.identity() == resolve(configure(trials=3, sampler="random")).identity()
+
+
+def test_whether_builds_are_refined_is_part_of_a_run(configure: Configure) -> None:
+    refined, on_all = (resolve(configure(refine=refine)).identity() for refine in (True, False))
+    assert refined != on_all
+
+
+def test_the_objective_is_part_of_a_run(configure: Configure, traces: Path) -> None:
+    mean, worst = (resolve(configure(traces=str(traces), objective=name)) for name in ("mean", "worst"))
+    assert mean.identity() != worst.identity()
+    assert (mean.objective, worst.objective) == (MEAN, WORST)
+    halves = [
+        resolve(configure(traces=str(traces), objective="weighted", category_weights={"text": share}))
+        for share in (0.5, 1)
+    ]
+    assert halves[0].objective == halves[1].objective
+    assert halves[0].identity()["category_weights"] == {"text": 0.5}
+    with pytest.raises(BadRequest, match="--objective worst: a plan has none of the target's text"):
+        resolve(configure(objective="worst"))

@@ -128,7 +128,16 @@ def test_targets(autotune: Autotune) -> None:
         (["--device", "tpu"], "unknown device 'tpu'; this version knows: cpu, cuda"),
         (["--tune-kernels", "soon"], "'soon' is not a duration; write 30s"),
         (["--tune-kernels", "5m", "--backend", "onnxruntime"], "--tune-kernels tunes TVM programs"),
-        (["--proxy", "magic"], "--proxy magic: Input should be 'pruned' or 'elastic'"),
+        (
+            ["--proxy", "magic"],
+            "--proxy magic: unknown proxy 'magic'; choose from: pruned, recovered, elastic, learned-mask",
+        ),
+        (
+            ["--proxy", "learned-mask", "--recover-tokens", "511"],
+            "--recover-tokens 511 is less than one training step: give at least 512",
+        ),
+        (["--train-device", "tpu"], "--train-device tpu: Input should be 'auto', 'cpu' or 'cuda'"),
+        (["--train-processes", "0"], "--train-processes 0: Input should be greater than or equal to 1"),
         (["--time-budget", "soon"], "'soon' is not a duration; write 30s"),
         (["--max-memory", "lots"], "--max-memory lots: "),
         (["--temperature", "-1"], "--temperature -1.0: "),
@@ -137,10 +146,20 @@ def test_targets(autotune: Autotune) -> None:
         (["--prompts", "nowhere.txt"], "prompts file nowhere.txt does not exist"),
         (["--traces", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
         (["--config", "nowhere.toml"], "configuration file nowhere.toml does not exist"),
+        (
+            ["--objective", "weighted", "--category-weights", "poems=1"],
+            "no category 'poems'; the workload has class (202), docstring (503), function (1295)",
+        ),
+        (["--category-weights", "class=1"], "are those of --objective weighted"),
     ],
 )
 def test_a_bad_request_is_one_line(refused: Callable[..., str], words: list[str], message: str) -> None:
     assert message in refused(*words)
+
+
+def test_a_training_on_a_gpu_that_is_not_there(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "--train-device cuda: torch" in refused("--train-device", "cuda")
 
 
 @pytest.mark.parametrize(
@@ -245,6 +264,22 @@ def test_a_checkpoint_cut_short_is_refused_before_anything_is_written(
 
 def test_a_benchmark_cannot_be_written_over_a_folder(autotune: Autotune, tmp_path: Path) -> None:
     assert "is a folder: name a file" in error_line(autotune("bench", tmp_path, "--out", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generate"], "give either --prompt TEXT or --prompts FILE"),
+        (["generate", "--prompt", "x", "--prompts", "file"], "give either --prompt TEXT or --prompts FILE"),
+        (["generate", "--prompt", "x", "--batch", "4"], "are for several prompts: give --prompts FILE"),
+        (["generate", "--prompt", "x", "--lookahead", "0"], "are for several prompts: give --prompts FILE"),
+        (["generate", "--prompts", "/nowhere"], "prompts file /nowhere does not exist"),
+        (["generate", "--prompts", "x", "--out", "/nowhere/out"], "the folder /nowhere does not exist"),
+        (["bench", "--lookahead", "2"], "--lookahead is for a batch: give --batch"),
+    ],
+)
+def test_options_of_batches_that_do_not_fit(autotune: Autotune, tmp_path: Path, words: list[str], message: str) -> None:
+    assert message in error_line(autotune(words[0], tmp_path, *words[1:]))
 
 
 def test_traces_of_what_is_not_there(autotune: Autotune, tmp_path: Path) -> None:

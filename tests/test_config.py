@@ -1,6 +1,6 @@
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -8,6 +8,9 @@ from autotune.candidate import Precision
 from autotune.cli import run
 from autotune.config import TuneConfig, make_config, parse_duration
 from autotune.errors import BadRequest
+from autotune.objective import ObjectiveKind
+from autotune.proxy.loss_choice import Loss
+from autotune.samplers import SamplerName
 from autotune.sampling import SamplingSettings
 
 
@@ -99,7 +102,10 @@ def test_sampling() -> None:
         ({"precision": "int3"}, "--precision int3: .*'int8' or 'int4'"),
         ({"precision": "fp32,,int8"}, "--precision"),
         ({"precision": []}, "--precision"),
-        ({"proxy": "magic"}, "--proxy magic: .*'pruned' or 'elastic'"),
+        (
+            {"proxy": "magic"},
+            "--proxy magic: unknown proxy 'magic'; choose from: pruned, recovered, elastic, learned-mask",
+        ),
         ({"max_memory": "lots"}, "--max-memory lots: could not"),
         ({"max_memory": "0"}, "--max-memory 0: .*greater than 0"),
         ({"temperature": -1}, "--temperature -1: .*greater than or equal to 0"),
@@ -173,3 +179,19 @@ def test_a_targets_latency_is_described() -> None:
 def test_at_least_one_device_holds_the_target() -> None:
     with pytest.raises(BadRequest, match="--target-tp 0"):
         make_config({"target_tp": 0})
+
+
+def test_weights_of_categories_are_written_with_commas_or_as_a_table(toml: Path) -> None:
+    toml.write_text('objective = "weighted"\n[category-weights]\n"a, b=c" = 2\ncode = 0.5\n')
+    assert make_config({}, toml).category_weights == {"a, b=c": 2.0, "code": 0.5}
+    assert make_config({"category_weights": " code = 2,a=b=1 "}).category_weights == {"code": 2.0, "a=b": 1.0}
+    assert make_config({}).category_weights is None
+
+
+def test_what_can_be_chosen_by_name_is_what_there_is() -> None:
+    def choices(field: str) -> set[str]:
+        return set(get_args(TuneConfig.model_fields[field].annotation))
+
+    assert choices("loss") == {"auto", *Loss}
+    assert choices("sampler") == set(get_args(SamplerName))
+    assert choices("objective") == set(ObjectiveKind)

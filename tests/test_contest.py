@@ -12,7 +12,6 @@ from autotune import contest
 from autotune.candidate import Precision
 from autotune.compile.sandbox import Limits, Phase
 from autotune.contest import (
-    Contender,
     ContestRequest,
     contest_job,
     differs_at_near_tie,
@@ -20,14 +19,17 @@ from autotune.contest import (
     run_contest,
 )
 from autotune.results import Rejected, RejectReason
+from autotune.runtime import pairing
 from autotune.runtime.decode import Decoder
+from autotune.runtime.drafter import ModelDrafter
+from autotune.runtime.pairing import Pairing
 from autotune.runtime.session import Tokens
 from autotune.sampling import SamplingSettings
 from tests.support.sessions import VOCAB, PairwiseSession, TrimmedSession, near_table, random_table
 
 REQUEST = ContestRequest(
     target="target",
-    contenders=(Contender("a", 2), Contender("b", 4)),
+    contenders=(Pairing("a", 2), Pairing("b", 4)),
     prompts=((1, 2), (3,), (4, 5, 6)),
     max_new_tokens=20,
     sampling=SamplingSettings(),
@@ -48,7 +50,7 @@ class LiesWhenVerifying(PairwiseSession):
 
 
 def decoders(target: PairwiseSession, *drafts: tuple[NDArray[np.float32], int]) -> list[Decoder]:
-    pairs = [Decoder(target, PairwiseSession(table), lookahead) for table, lookahead in drafts]
+    pairs = [Decoder(target, ModelDrafter(PairwiseSession(table)), lookahead) for table, lookahead in drafts]
     return [Decoder(target, None, 0), *pairs]
 
 
@@ -66,7 +68,7 @@ def test_a_lossless_pair_counts_no_difference() -> None:
 def test_a_trimmed_draft_counts_no_difference() -> None:
     target = PairwiseSession(TABLE)
     draft = TrimmedSession(PairwiseSession(TABLE), np.array([0, 1, 3, 5]))
-    result = run_contest([Decoder(target, None, 0), Decoder(target, draft, 3)], REQUEST)
+    result = run_contest([Decoder(target, None, 0), Decoder(target, ModelDrafter(draft), 3)], REQUEST)
     alone, pair = result.tallies
     assert (pair.near_ties, pair.mismatches) == (0, 0)
     assert 1.0 <= pair.pooled().tokens_per_round < 4.0
@@ -93,12 +95,17 @@ def test_sampled_outputs_are_not_compared() -> None:
     assert [(tally.near_ties, tally.mismatches) for tally in result.tallies] == [(0, 0)] * 2
 
 
-def test_a_sampled_prompt_has_the_same_luck_in_every_repeat() -> None:
-    sampled = replace(REQUEST, sampling=SamplingSettings(1.0), repeats=1)
+def test_a_sampled_prompt_is_drawn_anew_in_every_repeat() -> None:
+    sampled = replace(REQUEST, sampling=SamplingSettings(1.0), prompts=((1, 2),), repeats=1)
     near = near_table(TABLE, 1, 0.5)
-    once = run_contest(decoders(PairwiseSession(TABLE), (near, 3)), sampled).tallies[1].pooled()
-    twice = run_contest(decoders(PairwiseSession(TABLE), (near, 3)), replace(sampled, repeats=2)).tallies[1].pooled()
-    assert [2 * count for count in once.emitted] == twice.emitted
+
+    def emitted(repeats: int, seed: int) -> NDArray[np.int64]:
+        request = replace(sampled, repeats=repeats, seed=seed)
+        counts = run_contest(decoders(PairwiseSession(TABLE), (near, 3)), request).tallies[1].pooled().emitted
+        return np.pad(counts, (0, 4 - len(counts)))
+
+    assert not np.array_equal(emitted(1, 0), emitted(1, 1))
+    np.testing.assert_array_equal(emitted(1, 0) + emitted(1, 1), emitted(2, 0))
 
 
 class Spy(Decoder):
@@ -130,7 +137,7 @@ def test_two_contenders_take_turns() -> None:
     assert "".join(name[0] for name in order[1:]) == "ABBA" + "BAAB"
 
 
-def test_every_prompt_has_its_own_seed_and_all_contenders_share_it() -> None:
+def test_every_prompt_of_every_repeat_has_its_own_seed_and_all_contenders_share_it() -> None:
     seeds: dict[str, set[int]] = {"A": set(), "B": set()}
 
     class SeedSpy(Spy):
@@ -139,7 +146,7 @@ def test_every_prompt_has_its_own_seed_and_all_contenders_share_it() -> None:
             return super().decode(request)
 
     run_contest([SeedSpy(name, []) for name in "AB"], replace(REQUEST, seed=7))
-    assert seeds["A"] == seeds["B"] == {7, 8, 9}
+    assert seeds["A"] == seeds["B"] == set(range(7, 7 + 2 * 3))
 
 
 def test_eos_ends_an_output() -> None:
@@ -227,6 +234,7 @@ def test_the_job_opens_the_target_once_and_speaks_json(monkeypatch: pytest.Monke
         return PairwiseSession(TABLE)
 
     monkeypatch.setattr(contest, "open_session", open_session)
+    monkeypatch.setattr(pairing, "open_session", open_session)
     answer = contest_job(asdict(replace(REQUEST, threads=2)))
     assert calls == [("target", 2), ("a", 2), ("b", 2)]
     monkeypatch.setattr(contest, "run_sandboxed", lambda *_, **__: answer)

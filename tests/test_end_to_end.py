@@ -58,6 +58,8 @@ def test_a_run_leaves_what_the_contract_names(finished: Path) -> None:
     summary = json.loads((finished / "report" / "summary.json").read_text())
     assert {"target", "device", "baseline", "best", "front", "trials", "failed", "wall_s"} <= summary.keys()
     assert summary["shapes_evaluated"] == summary["trials"] == 4
+    categories = {"class", "docstring", "function"}
+    assert [{each["category"] for each in draft["categories"]} for draft in summary["validated"]] == [categories] * 2
     assert summary["failed"] == 0
     best = summary["best"]
     assert {"lookahead", "backend", "precision", "parameters", "tar", "tokens_per_s", "speedup"} <= best.keys()
@@ -84,8 +86,8 @@ def test_the_folder_is_not_overwritten(finished: Path, prompts: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pair_artifact(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact with a draft: the run's own or, where this machine's verdict is k = 0, one made by hand."""
-    if json.loads((finished / "artifact" / "manifest.json").read_text())["lookahead"]:
+    """An artifact with a draft: the run's own or, where this machine's verdict is another, one made by hand."""
+    if json.loads((finished / "artifact" / "manifest.json").read_text())["draft"]:
         return finished / "artifact"
     from tests.support.artifacts import artifact_of_demo
 
@@ -118,13 +120,19 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
+def test_what_the_run_ships_decodes_losslessly_whatever_it_is(finished: Path, prompts: Path) -> None:
+    verified = autotune("verify", str(finished / "artifact"), "--prompts", str(prompts), "--count", "3")
+    assert verified.returncode == 0, verified.stderr
+    assert "files intact; of 3 greedy outputs" in verified.stdout
+
+
 def test_generate_bench_and_verify(pair_artifact: Path, prompts: Path) -> None:
     generated = autotune("generate", str(pair_artifact), "--prompt", "import os\n", "--max-new-tokens", "20")
     assert generated.returncode == 0, generated.stderr
     assert "20 tokens in" in generated.stderr
     verified = autotune("verify", str(pair_artifact), "--prompts", str(prompts), "--count", "4")
     assert verified.returncode == 0, verified.stderr
-    assert "files intact; greedy output of 4 prompts" in verified.stdout
+    assert "files intact; of 4 greedy outputs" in verified.stdout
     bench = autotune(
         "bench",
         str(pair_artifact),
@@ -141,6 +149,23 @@ def test_generate_bench_and_verify(pair_artifact: Path, prompts: Path) -> None:
     figures = json.loads(bench.stdout)
     assert figures["speedup"]["low"] <= figures["speedup"]["value"] <= figures["speedup"]["high"]
     assert figures["mismatches"] == 0
+
+
+def test_a_file_of_prompts_is_continued_in_a_batch(pair_artifact: Path, prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    words = ("--prompts", str(prompts), "--batch", "4", "--lookahead", "2", "--max-new-tokens", "12")
+    done = autotune("generate", str(pair_artifact), *words, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "30 prompts, " in done.stderr
+    asked, answers = ([json.loads(line) for line in path.read_text().splitlines()] for path in (prompts, out))
+    assert [each["prompt"] for each in answers] == [each["prompt"] for each in asked]
+    assert all(len(each["tokens"]) == 12 and each["rounds"] <= 12 for each in answers)
+    printed = autotune("generate", str(pair_artifact), *words)
+    assert printed.stdout == out.read_text()
+    bench = autotune("bench", str(pair_artifact), *words, "--count", "5", "--repeats", "2")
+    assert bench.returncode == 0, bench.stderr
+    figures = json.loads(bench.stdout)
+    assert (figures["batch"], figures["schedule"], figures["mismatches"]) == (4, [2] * 4, 0)
 
 
 def test_a_trimmed_draft_is_searched_and_decodes_losslessly(tmp_path: Path, prompts: Path) -> None:
@@ -164,6 +189,22 @@ def test_a_trimmed_draft_is_searched_and_decodes_losslessly(tmp_path: Path, prom
     assert "0 differ elsewhere" in verified.stdout
     generated = autotune("generate", str(artifact), "--prompt", "import os\n", "--temperature", "0.8")
     assert generated.returncode == 0, generated.stderr
+
+
+def test_a_quantised_target_is_compiled_by_tvm_and_verified_against_itself(tmp_path: Path, prompts: Path) -> None:
+    out = tmp_path / "run"
+    done = autotune(
+        "run", "--out", str(out), "--prompts", str(prompts), "--trials", "2", "--target-precision", "int8", *SMALL
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the target is compiled in int8 (as asked): the pair's output is that program's" in done.stderr
+    made_for = json.loads((out / "artifact" / "manifest.json").read_text())["target"]
+    assert (made_for["backend"], made_for["precision"]) == ("tvm", "int8")
+    verified = autotune("verify", str(out / "artifact"), "--prompts", str(prompts), "--count", "3")
+    assert verified.returncode == 0, verified.stderr
+    batch = autotune("generate", str(out / "artifact"), "--prompts", str(prompts), "--batch", "2")
+    assert batch.returncode == 2
+    assert "has an int8 target" in batch.stderr
 
 
 def test_a_changed_byte_is_refused(pair_artifact: Path, tmp_path: Path) -> None:
@@ -249,9 +290,32 @@ def test_traces_can_be_recorded_and_used(tmp_path: Path, prompts: Path) -> None:
     recorded = autotune("traces", "--prompts", str(prompts), "--max-new-tokens", "24", "--out", str(file))
     assert recorded.returncode == 0, recorded.stderr
     assert "30 traces" in recorded.stdout
-    words = ["--out", str(out), "--traces", str(file), "--trials", "1", "--proxy", "pruned", *SMALL]
-    done = autotune("run", *words)
+    words = ["--out", str(out), "--traces", str(file), "--trials", "1", *SMALL]
+    done = autotune("run", *words, "--proxy", "recovered", "--recover-tokens", "1024")
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Recovering ") == 1
+
+
+def test_what_stands_on_the_front_is_scored_on_all_traces_where_the_search_had_a_part(tmp_path: Path) -> None:
+    lines = (demo_folder() / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "many.jsonl").write_text("".join(lines[::2]))
+    out = tmp_path / "run"
+    words = ["--out", str(out), "--prompts", str(tmp_path / "many.jsonl"), "--trials", "4", *SMALL]
+    less = ["--backend", "onnxruntime", "--validate", "1", "--finish", "0", "--max-new-tokens", "8"]
+    done = autotune("run", *words, *less)
+    assert done.returncode == 0, done.stderr
+    searched, refined = (
+        [json.loads(line) for line in (out / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("trials", "refined")
+    )
+    summary = json.loads((out / "report" / "summary.json").read_text())
+    first, last = summary["refinement"]["levels"]
+    assert {len(record["outcome"]["acceptance"]["tokens"]) for record in searched} == {first["traces"]}
+    assert {entry["traces"] for entry in refined} == {last["traces"]}
+    assert last["builds"] == len(refined) >= len({(point["name"], point["trial"]) for point in summary["front"]})
+    assert first["builds"] + last["builds"] == 4
+    (draft,) = summary["validated"]  # not trained any further, so it is the very draft that was refined
+    assert draft["tar"]["proxy"] == pytest.approx(draft["tar"]["estimated"], rel=1e-5)
 
 
 def _wait_for_trials(out: Path, count: int, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:

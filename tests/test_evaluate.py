@@ -15,12 +15,13 @@ from autotune.database.file import DatabaseFile
 from autotune.database.known import Known, TuningDatabase
 from autotune.devices import find_device
 from autotune.evaluate import Evaluator, RandomDrafts, WorkerLimits
+from autotune.objective import WORST, only
 from autotune.results import Acceptance, Built, Evidence, Measured, MeasureSettings, Rejected, RejectReason
 from autotune.sampling import SamplingSettings
 from autotune.search_space.constraints import Constraints
 from autotune.traces import Trace, Traces
 from autotune.weights import ModelWeights
-from tests.support.figures import SHAPE, constant_acceptance, screened, target_latency
+from tests.support.figures import SHAPE, acceptance_by_category, constant_acceptance, latency, screened, target_latency
 from tests.support.models import NUMERICS, tiny_weights
 
 FP32 = Build(SHAPE, "onnxruntime", Precision.FP32)
@@ -84,6 +85,16 @@ def test_a_build_is_scored_for_every_lookahead_and_leaves_nothing_behind(
     assert 0 < outcome.burst.seconds(1) < outcome.burst.seconds(4)
     assert outcome.acceptance.tokens == (10, 10, 10)
     assert not list(evaluator.work.iterdir())
+
+
+def test_scores_are_by_the_objective_and_know_the_categories(evaluator: Evaluator) -> None:
+    acceptance = acceptance_by_category(code=0.8, chat=0.2)
+    burst = latency(0.001, 0.002, 0.003, 0.004)
+    for objective, kept in ((WORST, 0.2), (only("code"), 0.8)):
+        scores = replace(evaluator, objective=objective).scores(acceptance, burst, [1, 2])
+        assert [score.tokens_per_round.value for score in scores] == pytest.approx([1 + kept, 1 + 2 * kept])
+    pooled = evaluator.scores(acceptance, burst, [1])[0].tokens_per_round.value
+    assert pooled == pytest.approx(acceptance.tokens_per_round(1))
 
 
 def rejected(evaluator: Evaluator, build: Build = FP32) -> Rejected:

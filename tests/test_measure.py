@@ -311,7 +311,7 @@ def test_the_burst_job_rejects_a_broken_program_before_it_is_measured() -> None:
 def test_the_target_job_speaks_json(opened: list[tuple[Path, int]]) -> None:
     answer = measure.target_job(asdict(VERIFICATIONS))
     assert opened == [(Path("program"), 1), (Path("draft"), 1)]
-    assert set(answer) == {"verify", "overhead_s", "plain_overhead_s", "date", "source", "by_context"}
+    assert set(answer) == {"verify", "overhead_s", "plain_overhead_s", "date", "source", "by_context", "backend"}
     assert len(answer["verify"]["samples_s"]) == 5
 
 

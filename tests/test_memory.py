@@ -56,7 +56,7 @@ def test_too_little_is_said_with_the_number(machine: Path) -> None:
         BadRequest, match=r"compiling llama-65b needs 263.2 GiB of memory, but .* has 23.0 GiB available"
     ):
         check_memory(compile_bytes(shape, Precision.FP32, 4096), "compiling llama-65b")
-    assert source_bytes(shape, trained=True) == 4 * source_bytes(shape, trained=False)
+    assert source_bytes(shape, copies=4) == 4 * source_bytes(shape, copies=1) == 4 * shape.weight_bytes(Precision.FP32)
 
 
 def test_nothing_is_loaded_where_memory_is_short(

@@ -75,7 +75,7 @@ def test_every_command_takes_the_flags_it_is_given(request_65b: Request) -> None
     assert commands[0] == "hf download huggyllama/llama-7b --local-dir ./source"
     for command in commands[1:]:
         name, *words = shlex.split(command)[1:]
-        shown = CliRunner().invoke(app, [name, "--help"], terminal_width=300).output
+        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).output
         for word in words:
             assert not word.startswith("--") or word in shown, word
 

@@ -2,7 +2,7 @@ import pytest
 
 from autotune.candidate import Precision
 from autotune.errors import BadRequest
-from autotune.precisions import TARGET_PRECISIONS, Supported, draft_precisions, target_precision
+from autotune.precisions import Supported, draft_precisions, target_precision
 
 FP32, FP16, BF16, INT8, INT4 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4
 CPU: Supported = {"onnxruntime": frozenset({FP32, INT8, INT4}), "tvm": frozenset({FP32})}
@@ -43,14 +43,19 @@ def test_a_target_is_compiled_in_the_best_precision_of_its_backend() -> None:
 
 
 @pytest.mark.parametrize("quantised", [INT8, INT4])
-def test_quantised_targets_are_refused_with_the_reason(quantised: Precision) -> None:
-    assert quantised not in TARGET_PRECISIONS
-    with pytest.raises(BadRequest, match=f"--target-precision {quantised}: a quantised target's logits depend on"):
-        target_precision(quantised, "cpu", CPU)
+def test_a_quantised_target_is_compiled_by_those_that_do_it_exactly(quantised: Precision) -> None:
+    exact = {"onnxruntime": frozenset({FP32}), "tvm": frozenset({FP32, INT8, INT4})}
+    assert target_precision(quantised, "cpu", exact) is quantised
+    assert target_precision(None, "cpu", exact) is FP32
+    message = (
+        f"--target-precision {quantised}: backend onnxruntime has no {quantised} target on cpu whose logits do not"
+    )
+    with pytest.raises(BadRequest, match=message):
+        target_precision(quantised, "cpu", {"onnxruntime": exact["onnxruntime"]})
 
 
 def test_a_target_precision_the_backend_lacks_is_refused() -> None:
-    with pytest.raises(BadRequest, match="has no fp32 on cuda; use bf16, fp16"):
+    with pytest.raises(BadRequest, match="has no fp32 target on cuda; use bf16, fp16"):
         target_precision(FP32, "cuda", GPU)
     with pytest.raises(BadRequest, match="backend quick can compile no target for cpu"):
         target_precision(None, "cpu", {"quick": frozenset({INT8})})

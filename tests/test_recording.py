@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 from autotune.candidate import Precision
 from autotune.errors import BadRequest
 from autotune.program import Program
-from autotune.recording import Recorder, WorkloadTraces, workload_key
+from autotune.recording import Recorder, WorkloadTraces, count_categories, workload_key
 from autotune.recording import _deal as deal
 from autotune.sampling import SamplingSettings
 from autotune.targets import Target, resolve_target
-from autotune.trace_files import save_traces
+from autotune.trace_files import load_traces, save_traces
 from autotune.traces import Tokens, Trace, Traces
+from autotune.workload import PromptTokens
 from tests.support.checkpoints import VOCAB
+from tests.support.full_disk import full_disk
 
 CONTEXT, NEW = 60, 5
 SAMPLED = SamplingSettings(1.0)
@@ -100,6 +103,33 @@ def test_the_splits_of_a_prompts_file_never_mix(
     assert train <= {chr(0x4E00 + n) for n in range(40)} | extra
 
 
+def categories_of(traces: WorkloadTraces) -> list[Counter[str]]:
+    """Of the estimation and the validation."""
+    return [Counter(trace.category for trace in traces.estimate.items), Counter(traces.validate_categories)]
+
+
+def test_categories_are_counted_as_the_splits_will_have_them(
+    tmp_path: Path, make_recorder: Callable[..., Recorder], traces_file: Path
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", train=4)
+    counts = count_categories(prompts, None, seed=1)
+    assert counts.everything == {"0": 20, "1": 20, "text": 4}
+    traces = make_recorder(seed=1).from_prompts(prompts, 0)
+    assert [counts.estimate, counts.validate] == categories_of(traces)
+    assert len(traces.validate_categories) == len(traces.validate)
+    named = replace(
+        load_traces(traces_file),
+        items=tuple(
+            replace(trace, category=str(place % 3)) for place, trace in enumerate(load_traces(traces_file).items)
+        ),
+    )
+    save_traces(named, traces_file)
+    counts = count_categories("builtin", traces_file, seed=1)
+    assert counts.everything == {"0": 5, "1": 5, "2": 4}
+    recorded = make_recorder(seed=1, open_model=no_model).from_file(traces_file, 0)
+    assert [counts.estimate, counts.validate] == categories_of(recorded)
+
+
 def test_training_text_is_as_long_as_asked(tmp_path: Path, make_recorder: Callable[..., Recorder]) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl")
     recorder = make_recorder()
@@ -163,6 +193,56 @@ def test_a_recording_cut_short_leaves_nothing_in_the_cache(
     make_recorder().from_prompts(prompts, 0)
 
 
+def test_prompts_of_one_source_are_noted(
+    tmp_path: Path, make_recorder: Callable[..., Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "p.jsonl"
+    write_prompts(path, 12)
+    make_recorder().from_prompts(str(path), 0)
+    assert not caplog.records
+    path.write_text(path.read_text(encoding="utf-8").replace('"category"', '"source": "one", "category"'))
+    make_recorder().from_prompts(str(path), 0)
+    (note,) = caplog.records
+    assert "come from too few sources" in note.getMessage()
+
+
+def test_training_traces_alone_carry_alternatives(
+    tmp_path: Path, fresh_cache: Path, make_recorder: Callable[..., Recorder]
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl")
+    recorded = make_recorder().from_prompts(prompts, 200)
+    again = make_recorder(open_model=no_model).from_prompts(prompts, 200)
+    for traces in (recorded, again):
+        assert all(trace.alternatives is not None for trace in traces.train.items)
+        assert all(trace.alternatives is None for trace in traces.estimate.items)
+
+
+def test_what_was_recorded_without_alternatives_does_not_do_for_training(
+    target: Target, make_recorder: Callable[..., Recorder]
+) -> None:
+    prompts = [PromptTokens(np.array([1, 2, 3], np.int32), "code", "here")]
+    plain = make_recorder().record(prompts)
+    with pytest.raises(AssertionError, match="a model was opened"):
+        make_recorder(open_model=no_model).record(prompts, alternatives=True)
+    full = make_recorder().record(prompts, alternatives=True)
+    assert plain.items[0].tokens.tolist() == full.items[0].tokens.tolist()
+    assert make_recorder(open_model=no_model).record(prompts).items[0].alternatives is None
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
+    tmp_path: Path, fresh_cache: Path, make_recorder: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr("autotune.tensor_file.save_file", full_disk)
+        with pytest.raises(BadRequest, match=r"cannot write .*: No space left on device$") as error:
+            make_recorder().from_prompts(prompts, 0)
+    assert "\n" not in str(error.value)
+    assert {path.suffix for path in fresh_cache.rglob("*") if path.is_file()} <= {".lock"}
+    assert not [path for path in fresh_cache.rglob("*") if path.is_dir() and path.parent == fresh_cache / "traces"]
+    make_recorder().from_prompts(prompts, 0)
+
+
 def test_too_few_prompts_are_refused(tmp_path: Path, make_recorder: Callable[..., Recorder]) -> None:
     with pytest.raises(BadRequest, match="3 different prompts are needed"):
         make_recorder().from_prompts(write_prompts(tmp_path / "p.jsonl", 2, train=9), 0)
@@ -217,6 +297,18 @@ def test_what_recorded_traces_lack_is_recorded_from_their_training_prompts(
     assert first_tokens(full) == first_tokens(bare)
 
 
+def test_a_file_brings_its_alternatives(tmp_path: Path, target: Target, make_recorder: Callable[..., Recorder]) -> None:
+    prompts = [PromptTokens(np.array([n + 1] * 20, np.int32), "text", "here") for n in range(8)]
+    save_traces(make_recorder().record(prompts, alternatives=True), tmp_path / "full.safetensors")
+    traces = make_recorder(open_model=no_model).from_file(tmp_path / "full.safetensors", 0)
+    for trace in traces.train.items:
+        assert trace.alternatives is not None
+        assert trace.alternatives.tokens[0] == (trace.prompt[0] + 3) % VOCAB
+    save_traces(make_recorder().record(prompts), tmp_path / "bare.safetensors")
+    mixed = make_recorder().from_file(tmp_path / "bare.safetensors", 50).train.items
+    assert {trace.alternatives is None for trace in mixed} == {True, False}, "what is recorded anew has them"
+
+
 @given(
     st.lists(st.integers(0, 30), min_size=3, max_size=60).filter(lambda texts: len(set(texts)) >= 3),
     st.integers(0, 10),
@@ -242,10 +334,12 @@ def test_traces_that_do_not_fit_the_run_are_refused(
     save_traces(traces_of(target, [[1], [2], [1], [2]]), few)
     with pytest.raises(BadRequest, match="holds 2 different prompts: at least 3 are needed"):
         make_recorder().from_file(few, 0)
-    with pytest.raises(BadRequest, match=r"was recorded with .*temperature=1\.0.*same sampling settings"):
+    with pytest.raises(BadRequest, match=r"was recorded with --temperature 1 --top-k \d+ --top-p \S+: give the same"):
         make_recorder(settings=SamplingSettings()).from_file(traces_file, 0)
     with pytest.raises(BadRequest, match="from another target"):
         make_recorder(target=replace(target, fingerprint="x")).from_file(traces_file, 0)
+    with pytest.raises(BadRequest, match="with another tokenizer"):
+        make_recorder(target=replace(target, tokenizer_fingerprint="x")).from_file(traces_file, 0)
     with pytest.raises(BadRequest, match="does not exist"):
         make_recorder().from_file(tmp_path / "nowhere.safetensors", 0)
 
@@ -266,7 +360,10 @@ def test_a_workload_is_known_by_its_content(tmp_path: Path, target: Target, trac
     category = tmp_path / "category.jsonl"
     category.write_text((tmp_path / "p.jsonl").read_text().replace('"category": "1"', '"category": "2"', 1))
     others.append(key_of(target, str(category)))
-    assert len({first, *others}) == 5
+    sources = tmp_path / "sources.jsonl"
+    sources.write_text((tmp_path / "p.jsonl").read_text().replace('"category"', '"source": "one", "category"', 2))
+    others.append(key_of(target, str(sources)))
+    assert len({first, *others}) == 6
 
 
 def test_a_workload_the_target_cannot_work_with_is_refused(tmp_path: Path, target: Target, traces_file: Path) -> None:

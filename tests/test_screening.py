@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 
 from autotune.candidate import Build, DraftShape, Precision
 from autotune.cost_model import FEWEST_BUILDS
+from autotune.objective import MEAN, WORST
 from autotune.pareto import hypervolume, pareto_front
 from autotune.results import Evidence, Measured, Rejected, RejectReason, Screened, TrialRecord
 from autotune.screening import LEAST_GAIN, REFERENCE, Screener
 from autotune.search_space.constraints import Constraints
-from tests.support.figures import constant_acceptance, measured, screened, target_latency
+from tests.support.figures import acceptance_by_category, constant_acceptance, measured, screened, target_latency
 
 LOOKAHEADS = [1, 2, 3, 4]
 FREE = Constraints(context_tokens=64)
@@ -40,6 +41,18 @@ def test_nothing_is_screened_before_the_model_knows_enough() -> None:
     for count in range(FEWEST_BUILDS):
         assert screener(RECORDS[:count])(build(4), poor, LOOKAHEADS) is None
     assert isinstance(screener(RECORDS[:FEWEST_BUILDS])(build(4), poor, LOOKAHEADS), Screened)
+
+
+def test_the_objective_decides_what_is_screened() -> None:
+    """A build that is rich on average and poor in one category: worth compiling for the one, not for the other."""
+    uneven = acceptance_by_category(code=3.0, chat=0.5)
+    for objective, rules_out in ((MEAN, False), (WORST, True)):
+        judge = Screener(target_latency(), FREE, objective)
+        judge.learn(RECORDS)
+        verdict = judge(build(4), uneven, LOOKAHEADS)
+        assert (verdict is not None) is rules_out
+    assert verdict is not None
+    assert [each.tokens_per_round.value for each in verdict.forecasts] == pytest.approx([1.5, 2.0, 2.5, 3.0])
 
 
 def test_a_poor_build_is_screened_with_what_it_was_compared_with() -> None:

@@ -1,5 +1,6 @@
 """What an artifact holds of a draft, above all of one whose vocabulary is trimmed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,12 +9,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from autotune.artifact import ArtifactKind, Manifest, verify_artifact
+from autotune.artifact import ArtifactKind, Manifest, read_manifest, verify_artifact
 from autotune.batch_results import BatchEntry
 from autotune.batch_schedule import Schedule
-from autotune.candidate import Build, Precision
+from autotune.candidate import Build, Lookup, LookupKind, Precision
+from autotune.category_results import CategoryOutcome
 from autotune.families import read_checkpoint
 from autotune.finalists import Finalist
+from autotune.lookup_results import Decoded, LookupFirstOutcome
+from autotune.objective import MEAN, WORST, Objective, weighted
 from autotune.results import Evidence, Figure, Validated
 from autotune.ship import ship, ship_unvalidated
 from autotune.targets import resolve_target
@@ -27,9 +31,10 @@ FIGURE = Figure(2.0, Evidence.MEASURED)
 @pytest.fixture
 def bench(tiny_checkpoint: Path) -> Workbench:
     target = resolve_target(str(tiny_checkpoint))
-    config = SimpleNamespace(backend=("onnxruntime",), seed=0)
+    config = SimpleNamespace(seed=0)
     device = SimpleNamespace(kind="cpu", fingerprint="a device")
     request = SimpleNamespace(
+        target_backend="onnxruntime",
         target=target,
         source=target,
         whole_source=target,
@@ -37,11 +42,14 @@ def bench(tiny_checkpoint: Path) -> Workbench:
         config=config,
         device=device,
         target_precision=Precision.FP32,
+        objective=MEAN,
     )
     return cast(Workbench, SimpleNamespace(request=request, threads=1))
 
 
-def shipped(bench: Workbench, folder: Path, draft_vocab: int | None) -> Manifest:
+def shipped(
+    bench: Workbench, folder: Path, draft_vocab: int | None, lookup: LookupFirstOutcome | None = None
+) -> Manifest:
     whole = bench.request.source.read_weights()
     build = Build(replace(whole.shape, draft_vocab=draft_vocab), "tvm", Precision.FP32)
     program = folder / "program"
@@ -53,7 +61,7 @@ def shipped(bench: Workbench, folder: Path, draft_vocab: int | None) -> Manifest
     speedups = {"speedup_predicted": FIGURE, "speedup_measured": FIGURE}
     validated = Validated(build, 3, **figures, **speedups, rounds=9, burst_s=0.1, verify_s=0.1, overhead_s=0.1)
     finalist = cast(Finalist, SimpleNamespace(program=program, whole=whole))
-    return ship(bench, (finalist, validated), folder / "artifact", {})
+    return ship(bench, (finalist, validated), folder / "artifact", {}, lookup=lookup)
 
 
 def test_the_checkpoint_of_a_trimmed_draft_is_whole_and_the_manifest_says_so(bench: Workbench, tmp_path: Path) -> None:
@@ -67,6 +75,21 @@ def test_the_checkpoint_of_a_trimmed_draft_is_whole_and_the_manifest_says_so(ben
     whole, read = bench.request.source.read_weights(), read_checkpoint(tmp_path / "artifact" / "checkpoint")
     assert read.shape == whole.shape
     assert all(np.array_equal(read.arrays[name], whole.arrays[name]) for name in whole.arrays)
+
+
+def test_a_lookup_before_the_draft_is_in_the_manifest_with_the_figures_of_both(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    lookup = Lookup(LookupKind.SUFFIX_AUTOMATON, 2)
+    decoded = Decoded(FIGURE, FIGURE, Figure(2.5, Evidence.MEASURED))
+    score = scores(constant_acceptance(0.5), latency(*[0.001] * 4), 4)[1]
+    build = Build(bench.request.source.shape, "tvm", Precision.FP32)
+    manifest = shipped(bench, tmp_path, None, LookupFirstOutcome(build, lookup, 7, score, decoded))
+    assert manifest.draft is not None
+    assert (manifest.lookahead, manifest.model_free, manifest.model_free_lookahead) == (2, lookup, 7)
+    assert manifest.figures is not None
+    assert manifest.figures.speedup_measured == decoded.speedup
+    assert manifest.figures.speedup_predicted == score.speedup
 
 
 def test_a_whole_draft_needs_no_note(bench: Workbench, tmp_path: Path) -> None:
@@ -101,6 +124,32 @@ def test_a_draft_that_nobody_decoded_says_so(bench: Workbench, tmp_path: Path) -
     assert read_checkpoint(tmp_path / "artifact" / "checkpoint").shape == whole.shape
     alone = ship_unvalidated(bench, None, tmp_path / "alone", {})
     assert (alone.kind, alone.lookahead, alone.draft) == (ArtifactKind.UNVALIDATED, 0, None)
+
+
+def test_the_best_lookahead_of_every_category_is_in_the_manifest(bench: Workbench, tmp_path: Path) -> None:
+    outcomes = [
+        CategoryOutcome("chat", 3, 0, best_lookahead=0),
+        CategoryOutcome("code", 5, 0, best_lookahead=4),
+        CategoryOutcome("poems", 0, 2),
+    ]
+    ship_unvalidated(bench, None, tmp_path / "artifact", {}, outcomes=outcomes)
+    assert read_manifest(tmp_path / "artifact").lookahead_by_category == {"chat": 0, "code": 4}
+    fields = json.loads((tmp_path / "artifact" / "manifest.json").read_text())
+    del fields["lookahead_by_category"]  # as in artifacts of earlier versions
+    (tmp_path / "artifact" / "manifest.json").write_text(json.dumps(fields))
+    assert read_manifest(tmp_path / "artifact").lookahead_by_category == {}
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [(WORST, "worst category"), (weighted({"code": 3, "chat": 1}), "25% chat, 75% code")],
+)
+def test_the_manifest_says_what_its_figures_are_of(
+    bench: Workbench, tmp_path: Path, objective: Objective, words: str
+) -> None:
+    cast(Any, bench.request).objective = objective
+    (note,) = shipped(bench, tmp_path, None).notes
+    assert words in note
 
 
 def test_the_schedule_says_of_one_sequence_what_was_decided(bench: Workbench, tmp_path: Path) -> None:

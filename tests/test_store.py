@@ -3,6 +3,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autotune.errors import AutotuneError, BadRequest
-from autotune.results import Rejected, RejectReason, TrialRecord
+from autotune.refinement import Refined
+from autotune.results import Measured, Rejected, RejectReason, TrialRecord
 from autotune.store import RunFolder
-from tests.support.figures import BUILD, measured, record, screened, target_latency
+from tests.support.figures import (
+    BUILD,
+    acceptance_by_category,
+    constant_acceptance,
+    measured,
+    record,
+    screened,
+    target_latency,
+)
 
 IDENTITY = {"target": "demo", "layers": "1:8", "seed": 0, "precision": ["fp32", "int8"], "max_memory": None}
 
@@ -43,6 +53,20 @@ def test_a_missing_or_empty_folder_is_claimed(tmp_path: Path, resume: bool) -> N
         with opened(path, resume=resume) as folder:
             assert folder.records() == []
         assert json.loads((path / "run.json").read_text()) == IDENTITY | {"schema_version": 1}
+
+
+def test_records_from_before_there_were_categories_are_read(tmp_path: Path) -> None:
+    written = record(0, replace(measured(0.5, 0.001), acceptance=acceptance_by_category(code=0.5, chat=0.2)))
+    with opened(tmp_path) as folder:
+        folder.append(written)
+        assert folder.records() == [written]
+        file = tmp_path / "trials.jsonl"
+        fields = json.loads(file.read_text())
+        assert fields["outcome"]["acceptance"].pop("categories") == ["code", "chat"]
+        file.write_text(json.dumps(fields) + "\n")
+        (old,) = folder.records()
+    assert isinstance(old.outcome, Measured)
+    assert old.outcome.acceptance == replace(acceptance_by_category(code=0.5, chat=0.2), categories=())
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -252,3 +276,19 @@ def test_a_record_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "fsync", sync)
     RunFolder(tmp_path).append(record(0, REJECTED))
     assert synced == [(tmp_path / "trials.jsonl").stat().st_size]
+
+
+def test_what_was_refined_is_read_as_it_was_written_and_a_cut_line_is_dropped(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.refined() == []
+    acceptance = replace(constant_acceptance(1 / 3), categories=("code", "chat"))
+    entries = [Refined("a", 2, acceptance), Refined("b", 2, REJECTED)]
+    for entry in entries:
+        folder.append_refined(entry)
+    whole = (tmp_path / "refined.jsonl").read_bytes()
+    (tmp_path / "refined.jsonl").write_bytes(whole + b'{"build": "c", "tra')
+    assert folder.refined() == entries
+    assert (tmp_path / "refined.jsonl").read_bytes() == whole
+    (tmp_path / "refined.jsonl").write_bytes(b"{}\n" + whole)
+    with pytest.raises(BadRequest, match=r"refined\.jsonl is damaged"):
+        folder.refined()

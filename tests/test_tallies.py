@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from autotune.contest import Tally
+from autotune.objective import WORST, only, weighted
 from autotune.results import Evidence
 from autotune.runtime.decode import Statistics
 from autotune.tallies import speed, speedup, tokens_per_round
@@ -17,6 +18,20 @@ def test_ratios_are_pooled_over_prompts() -> None:
     assert tokens_per_round(pair).value == pytest.approx(100 / 40)
     assert speed(pair).value == pytest.approx(50.0)
     assert speedup(pair, tally((90, 90, 3.0), (10, 10, 1.0))).value == pytest.approx(50 / 25)
+
+
+def test_figures_follow_the_objective() -> None:
+    """Categories at 4 and 2 tokens a round and at 40 and 20 tokens/s, beside 20 and 25 of the target alone."""
+    pair, alone = tally((80, 20, 2.0), (20, 10, 1.0)), tally((80, 80, 4.0), (20, 20, 0.8))
+    halves, categories = weighted({"code": 1, "chat": 1}), ("code", "chat")
+    assert tokens_per_round(pair, WORST, categories).value == pytest.approx(2.0)
+    assert tokens_per_round(pair, halves, categories).value == pytest.approx(8 / 3)
+    assert speed(pair, WORST, categories).value == pytest.approx(20.0)
+    assert speed(pair, halves, categories).value == pytest.approx(80 / 3)
+    assert speedup(pair, alone, WORST, categories).value == pytest.approx(0.8)
+    assert speedup(pair, alone, halves, categories).value == pytest.approx((80 / 3) / (200 / 9))
+    assert speedup(pair, alone, only("code"), categories).value == pytest.approx(2.0)
+    assert speedup(pair, alone).value == pytest.approx(1.6)
 
 
 def test_intervals_hold_the_value_and_are_measured() -> None:

@@ -7,17 +7,32 @@ from pathlib import Path
 import pytest
 
 from autotune import target_side
+from autotune.candidate import Precision
 from autotune.compile.sandbox import Limits
 from autotune.config import TuneConfig
 from autotune.database.file import DatabaseFile
 from autotune.database.known import TuningDatabase
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, BadRequest
+from autotune.evaluate import WorkerLimits
+from autotune.progress import LoggingObserver
 from autotune.request import Request, resolve
 from autotune.results import MeasureSettings, Rejected, RejectReason, RunKind, TargetLatency
-from autotune.target_side import draft_measuring, target_latency, target_measuring
+from autotune.store import RunFolder
+from autotune.target_side import draft_measuring, prepare_target, target_latency, target_measuring
 from tests.support import figures
 
+LIMITS = WorkerLimits(Limits(1.0), Limits(1.0))
 MeasureTarget = Callable[..., TargetLatency | Rejected]
+
+
+class Notes(LoggingObserver):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.all.append(text)
 
 
 def request(**changes: object) -> Request:
@@ -110,3 +125,68 @@ def test_beside_a_users_table_drafts_are_measured_as_on_this_machine() -> None:
 def test_with_a_context_latencies_are_measured_at_its_end() -> None:
     assert target_measuring(request()).context_tokens == 128
     assert target_measuring(request(context=300)).context_tokens == 300 - 3 - 1
+
+
+def sides(monkeypatch: pytest.MonkeyPatch, step_s: dict[str, float], failing: str = "") -> None:
+    """Targets whose compilers are as fast as told, and one that fails."""
+
+    def compiled(target: object, backend: str, *_: object, **__: object) -> Path:
+        if backend == failing:
+            raise AutotuneError("no such operator")
+        return Path(backend)
+
+    def measured(asked: Request, program: Path, *_: object) -> TargetLatency:
+        step = step_s[str(program)]
+        verify = figures.latency(*(step * (1 + 0.1 * n) for n in range(4)))
+        return TargetLatency(verify, 0.0, 0.0, backend=asked.target_backend)
+
+    monkeypatch.setattr(target_side, "compile_target", compiled)
+    monkeypatch.setattr(target_side, "target_latency", measured)
+
+
+@pytest.mark.parametrize(("faster", "slower"), [("tvm", "onnxruntime"), ("onnxruntime", "tvm")])
+def test_the_targets_compiler_is_the_one_that_verifies_fastest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faster: str, slower: str
+) -> None:
+    sides(monkeypatch, {faster: 0.01, slower: 0.02})
+    asked, notes = request(), Notes()
+    with RunFolder.open(tmp_path / "run", asked.identity(), resume=False) as folder:
+        side = prepare_target(asked, folder, LIMITS, None, notes)
+        assert (side.backend, side.program, side.latency.backend) == (faster, Path(faster), faster)
+        assert any(
+            f"{faster} compiles the target: with {slower} a verification takes 2.00 times" in n for n in notes.all
+        )
+        # A resumed run goes on with it, however fast the other one is by then.
+        sides(monkeypatch, {faster: 0.03, slower: 0.02})
+        assert prepare_target(asked, folder, LIMITS, None, notes) == side
+
+
+def test_a_compiler_that_fails_drops_out_and_another_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sides(monkeypatch, {"tvm": 0.01, "onnxruntime": 0.02}, failing="tvm")
+    notes = Notes()
+    with RunFolder.open(tmp_path / "run", request().identity(), resume=False) as folder:
+        assert prepare_target(request(), folder, LIMITS, None, notes).backend == "onnxruntime"
+    assert "tvm drops out as the target's compiler: no such operator" in notes.all
+    with (
+        RunFolder.open(tmp_path / "other", request().identity(), resume=False) as folder,
+        pytest.raises(AutotuneError, match="no such operator"),
+    ):
+        prepare_target(request(target_backend="tvm"), folder, LIMITS, None, notes)
+
+
+def test_what_was_asked_for_is_not_compared() -> None:
+    assert request(target_backend="tvm").target_backends == ("tvm",)
+    assert set(request().target_backends) == {"onnxruntime", "tvm"}
+    with pytest.raises(BadRequest, match="gcc"):
+        request(target_backend="gcc")
+
+
+def test_a_quantised_target_is_the_compilers_that_does_it_exactly() -> None:
+    asked = request(target_precision="int8")
+    assert (asked.target_precision, asked.target_backends) == (Precision.INT8, ("tvm",))
+    with pytest.raises(BadRequest, match="--target-precision int4: backend onnxruntime has no int4 target on cpu"):
+        request(target_precision="int4", target_backend="onnxruntime")
+    with pytest.raises(BadRequest, match="at once by onnxruntime, which has no int4 target on cpu"):
+        request(target_precision="int4", batch="1,4")

@@ -1,6 +1,3 @@
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +7,7 @@ from safetensors.torch import save_file
 
 from autotune.errors import BadRequest
 from autotune.tensor_file import open_tensors, write_tensors
-
-
-@contextmanager
-def largest_file_bytes(count: int) -> Iterator[None]:
-    """Stands in for a full disk: writing more than this to a file fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.support.disks import largest_file_bytes
 
 
 def test_reads_what_it_wrote(tmp_path: Path) -> None:

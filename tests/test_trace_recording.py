@@ -1,5 +1,6 @@
 """Files of traces, of targets here and of served ones whose weights are elsewhere."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,15 @@ def test_a_local_target_writes_the_same_traces_whatever_runs_it(
     expected = record_here(target, asked, LoggingObserver())
     found = record_here(target, TraceRequest(**(vars(asked) | {"runner": runner})), LoggingObserver())
     assert [trace.tokens.tolist() for trace in found.items] == [trace.tokens.tolist() for trace in expected.items]
-    assert load_traces(asked.out).target_fingerprint == target.fingerprint
+    loaded = load_traces(asked.out)
+    assert loaded.target_fingerprint == target.fingerprint
+    assert all(trace.alternatives is not None for trace in loaded.items)
+
+
+def test_alternatives_can_be_left_out(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    asked = replace(request(tmp_path), alternatives=False)
+    record_here(resolve_target(str(tiny_checkpoint)), asked, LoggingObserver())
+    assert all(trace.alternatives is None for trace in load_traces(asked.out).items)
 
 
 def test_traces_of_a_checkpoint_that_a_server_runs_are_the_checkpoints(tiny_checkpoint: Path, tmp_path: Path) -> None:

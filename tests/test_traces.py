@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from autotune.alternatives import alternatives_of, padded_alternatives
 from autotune.errors import BadRequest
 from autotune.programs import compile_target
 from autotune.runtime.session import open_session
@@ -105,6 +106,35 @@ def test_what_is_drawn_depends_on_seed_and_prompt_only() -> None:
     assert repeated != first
 
 
+@pytest.mark.parametrize(
+    ("settings", "shown"), [(GREEDY, SamplingSettings(1.0)), (SamplingSettings(1.0),) * 2, (SAMPLED, SAMPLED)]
+)
+def test_alternatives_are_the_likeliest_of_the_workloads_own_distribution(
+    settings: SamplingSettings, shown: SamplingSettings
+) -> None:
+    table, prompts = random_table(), [prompt(*np.random.default_rng(0).integers(0, VOCAB, 150)), prompt(3)]
+    plain = record(MarkovModel(table), markov_target(), prompts, settings, 80)
+    traces = record(MarkovModel(table), markov_target(), prompts, settings, 80, alternatives=True)
+    for trace, bare in zip(traces.items, plain.items, strict=True):
+        assert bare.alternatives is None
+        for name in ("tokens", "top", "logprobs"):
+            np.testing.assert_array_equal(getattr(trace, name), getattr(bare, name))
+        assert trace.alternatives is not None
+        assert len(trace.alternatives.counts) == len(trace.tokens)
+        assert trace.alternatives.counts[0] == 0
+        expected = alternatives_of(distribution(table, shown)[trace.tokens[:-1]])
+        np.testing.assert_array_equal(trace.alternatives.counts[1:], expected.counts)
+        np.testing.assert_array_equal(trace.alternatives.tokens, expected.tokens)
+        np.testing.assert_allclose(trace.alternatives.logprobs, expected.logprobs, atol=1e-6)
+
+
+def test_alternatives_of_many_positions_stay_small() -> None:
+    logits = np.random.default_rng(0).normal(0, 0.1, (2, 5000)).astype(np.float32)
+    flat = alternatives_of(distribution(logits, SamplingSettings(1.0)))
+    kept_bytes = flat.counts.nbytes + flat.tokens.nbytes + flat.logprobs.nbytes
+    assert kept_bytes / len(flat.counts) * 100_000 < 60e6, "even where nothing is likely"
+
+
 def test_progress_is_told_per_prompt() -> None:
     told: list[tuple[int, int]] = []
     prompts = [prompt(1), prompt(2), prompt(3)]
@@ -134,6 +164,14 @@ def test_traces_of_another_target_are_refused() -> None:
         check_traces(traces, replace(target, fingerprint="target-2"))
     with pytest.raises(BadRequest, match="another tokenizer than fake's"):
         check_traces(traces, replace(target, tokenizer_fingerprint="tokenizer-2"))
+    likely = record(MarkovModel(successor_table()), target, [prompt(1)], GREEDY, 1, alternatives=True)
+    few = replace(target, shape=replace(target.shape, vocab=3))
+    check_traces(likely, few)
+    (trace,) = likely.items
+    assert trace.alternatives is not None
+    wide = replace(trace.alternatives, tokens=trace.alternatives.tokens + 1)
+    with pytest.raises(BadRequest, match="hold token 3, but fake has only 3 tokens"):
+        check_traces(replace(likely, items=(replace(trace, alternatives=wide),)), few)
     with pytest.raises(BadRequest, match="hold token 6, but fake has only 6 tokens"):
         check_traces(traces, replace(target, shape=replace(target.shape, vocab=6)))
 
@@ -146,6 +184,7 @@ def test_the_demo_continues_as_in_transformers() -> None:
     prompts = tokenize(read_prompts("builtin")[:4], target.open_tokenizer(), target.numerics.context_tokens)
     session = open_session(compile_target(target, "onnxruntime"), threads=1)
     traces = record(session, target, prompts, GREEDY, max_new_tokens=32)
+    taught = record(session, target, prompts, GREEDY, max_new_tokens=32, alternatives=True)
     session.close()
     reference = LlamaForCausalLM.from_pretrained(target.checkpoint, dtype=torch.float32).eval()
     for trace in traces.items:
@@ -153,3 +192,11 @@ def test_the_demo_continues_as_in_transformers() -> None:
             logits = reference(torch.from_numpy(trace.tokens[None].astype(np.int64))).logits[0]
         # Arg-max of the reference given the very same prefixes: by induction its own greedy continuation.
         np.testing.assert_array_equal(trace.top[1:], logits[:-1].argmax(-1).numpy())
+    # The arg-max of logits is what the program's own arg-max gives.
+    for trace, other in zip(traces.items, taught.items, strict=True):
+        assert other.tokens.tolist() == trace.tokens.tolist()
+        assert other.top.tolist() == trace.top.tolist()
+        assert other.alternatives is not None
+        tokens, logprobs = padded_alternatives(other.alternatives)
+        assert tokens[1:, 0].tolist() == trace.top[1:].tolist()
+        assert (np.exp(logprobs[1:]).sum(-1) < 1 + 1e-6).all()

@@ -1,13 +1,12 @@
 """A target run by transformers gives the traces that our own program does, wherever its weights are."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from autotune import trace_recording
-from autotune.errors import BadRequest
+from autotune.alternatives import padded_alternatives
 from autotune.memory import compile_bytes
 from autotune.number_formats import Precision
 from autotune.programs import compile_target
@@ -48,31 +47,24 @@ def test_traces_are_those_of_our_program(tiny: Target, settings: SamplingSetting
     tokenizer = tiny.open_tokenizer()
     ids = [tokenizer.encode(text) for text in ("def add(a, b):\n", "return a + b", "class Point:")]
     short = [PromptTokens(np.array(prompt, np.int32), "code", "here") for prompt in ids]
-    theirs = record(TransformersModel(tiny, 1), tiny, short, settings, 12)
-    ours = record(open_session(compile_target(tiny, "onnxruntime"), 1), tiny, short, settings, 12)
+    theirs = record(TransformersModel(tiny, 1), tiny, short, settings, 12, alternatives=True)
+    ours = record(open_session(compile_target(tiny, "onnxruntime"), 1), tiny, short, settings, 12, alternatives=True)
     for there, here in zip(theirs.items, ours.items, strict=True):
         assert there.tokens.tolist() == here.tokens.tolist()
         assert there.top.tolist() == here.top.tolist()
         np.testing.assert_allclose(there.logprobs, here.logprobs, atol=TOLERANCE)
+        assert there.alternatives is not None
+        assert here.alternatives is not None
+        (_, far), (_, near) = padded_alternatives(there.alternatives, 3), padded_alternatives(here.alternatives, 3)
+        np.testing.assert_allclose(far, near, atol=TOLERANCE)
 
 
-@pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is not installed: pip install accelerate")
 def test_what_does_not_fit_is_read_from_disk(tiny: Target) -> None:
     whole, dealt = TransformersModel(tiny, 1), TransformersModel(tiny, 1, {"cpu": 60_000})
     assert whole.devices == ("cpu",)
     assert "disk" in dealt.devices
     tokens = np.arange(1, 20)
     np.testing.assert_allclose(dealt.logits(tokens, 0), whole.logits(tokens, 0), atol=1e-5)
-
-
-def test_without_accelerate_nothing_is_dealt(tiny: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autotune.transformers_model.find_spec", lambda name: None)
-    assert TransformersModel(tiny, 1).devices == ("cpu",)
-    with pytest.raises(BadRequest, match=r"needs accelerate: pip install 'draft-autotune\[big\]'"):
-        TransformersModel(tiny, 1, {"cpu": 60_000})
-    monkeypatch.setattr("autotune.transformers_model.available_bytes", lambda: 1000)
-    with pytest.raises(BadRequest, match=r"GiB of memory are free: pip install 'draft-autotune\[big\]'"):
-        TransformersModel(tiny, 1)
 
 
 class Notes(LoggingObserver):

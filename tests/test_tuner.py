@@ -11,18 +11,20 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from autotune import tuner
+from autotune import samplers, tuner
 from autotune.candidate import Build
 from autotune.errors import BadRequest
+from autotune.objective import MEAN, WORST, Objective, weighted
 from autotune.results import Measured, Rejected, RejectReason, TrialRecord
 from autotune.results import TrialState as Ending
+from autotune.score import score_lookahead
 from autotune.screening import Screener
 from autotune.search_space.constraints import Constraints
 from autotune.store import RunFolder
 from autotune.tuner import Budget, Search
 from tests.support import evaluators
 from tests.support.evaluators import LOOKAHEADS, outcome_of, tiny_space
-from tests.support.figures import screened, target_latency
+from tests.support.figures import acceptance_by_category, screened, target_latency
 from tests.support.searches import Bench
 from tests.support.spaces import all_builds
 
@@ -30,11 +32,9 @@ AXES = ("layers", "heads", "ffn", "hidden", "draft-vocab")
 
 
 @pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> optuna.storages.InMemoryStorage:
+def storage() -> optuna.storages.InMemoryStorage:
     """A study in memory: what SQLite would keep, a hundred times faster."""
-    memory, create = optuna.storages.InMemoryStorage(), optuna.create_study
-    monkeypatch.setattr(tuner.optuna, "create_study", lambda **named: create(**named | {"storage": memory}))
-    return memory
+    return optuna.storages.InMemoryStorage()
 
 
 @pytest.fixture
@@ -115,6 +115,32 @@ def test_a_search_of_one_lookahead_and_one_build_ends(bench: Bench) -> None:
     bench.space = tiny_space(layers="1", heads="4", ffn="96", lookahead="2")
     result = bench.search()
     assert len(result.records) == bench.space.size == 1
+
+
+@pytest.mark.parametrize("objective", [MEAN, WORST, weighted({"chat": 9, "code": 1})])
+def test_the_objective_over_categories_is_what_is_searched(bench: Bench, objective: Objective) -> None:
+    """Depth helps with code and harms chat, so the best of the mean is deep, and the best of the worst shallow."""
+
+    def outcome(n: int, build: Build) -> Measured:
+        layers = build.shape.layers
+        acceptance = acceptance_by_category(LOOKAHEADS, code=0.1 + 0.3 * layers, chat=0.5 - 0.05 * layers)
+        burst = outcome_of(bench.space.seeds()[0].build).burst  # all take as long
+        scores = [score_lookahead(acceptance, burst, target_latency(), k, objective) for k in range(1, LOOKAHEADS + 1)]
+        return Measured(acceptance, burst, 0.5, tuple(scores))
+
+    result = bench.search(before=outcome)
+    best, score = max(result.scored, key=lambda item: item[1].tokens_per_s.value)
+    assert best.build.shape.layers == (3 if objective == MEAN else 1)
+    assert isinstance(best.outcome, Measured)
+    wanted = objective.tokens_per_round(best.outcome.acceptance, score.lookahead)
+    assert score.tokens_per_round.value == pytest.approx(wanted)
+    told = {
+        (trial.user_attrs["build"], trial.params["lookahead"]): trial.values[1]
+        for trial in bench.trials
+        if trial.state == TrialState.COMPLETE
+    }
+    assert told[best.build.key(), score.lookahead] == pytest.approx(wanted)
+    assert [record.build.shape.layers for record, _ in result.front] == [best.build.shape.layers] * len(result.front)
 
 
 def test_the_trial_budget_counts_builds(bench: Bench) -> None:
@@ -308,12 +334,9 @@ def test_a_resumed_study_is_not_told_twice(bench: Bench) -> None:
 
 
 def test_the_same_seed_gives_the_same_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner, "_STARTUP_BUILDS", 4)  # so that the sampler's model is asked too
-    create = optuna.create_study
-    in_memory = optuna.storages.InMemoryStorage
-    monkeypatch.setattr(tuner.optuna, "create_study", lambda **named: create(**named | {"storage": in_memory()}))
-    space = tiny_space(ffn="16:96:16")
-    first, again, other = (Bench(tmp_path / name, space) for name in ("first", "again", "other"))
+    monkeypatch.setattr(samplers, "STARTUP_BUILDS", 4)  # so that the sampler's model is asked too
+    space, memory = tiny_space(ffn="16:96:16"), optuna.storages.InMemoryStorage
+    first, again, other = (Bench(tmp_path / name, space, memory()) for name in ("first", "again", "other"))
     for bench, seed in ((first, 3), (again, 3), (other, 4)):
         bench.search(Budget(14, 60.0), seed=seed)
     assert keys(first.evaluated) == keys(again.evaluated) != keys(other.evaluated)

@@ -5,23 +5,22 @@ sources.  It does not depend on the weights' values (see `weights.random_weights
 another workload, whose drafts have other weights of the same shapes, finds the latencies all the same.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
 from autotune.cache import content_key, source_digest
 from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import find_backend
+from autotune.digests import digest_of
 from autotune.provenance import package_versions
 from autotune.results import MeasureSettings
 from autotune.sampling import SamplingSettings
 from autotune.traces import Traces
-from autotune.weights import ModelWeights, Numerics
+from autotune.weights import Numerics
 
 _LATENCY_SOURCES = (
     "autotune.compile",
@@ -173,26 +172,7 @@ def acceptance_versions() -> dict[str, str]:
     return dict(_acceptance_versions())
 
 
-def weights_digest(weights: ModelWeights) -> str:
-    """A hash of a model: shape, numerics, every array, and the tokens of a trimmed head."""
-    digest = hashlib.sha256(content_key(vars(weights.shape), vars(weights.numerics)).encode())
-    for name, array in sorted(weights.arrays.items()):
-        digest.update(name.encode())
-        _add(digest, array)
-    if weights.token_ids is not None:
-        _add(digest, weights.token_ids)
-    return digest.hexdigest()
-
-
 def traces_digest(traces: Traces) -> str:
     """A hash of everything in traces that scoring a draft reads."""
-    digest = hashlib.sha256(content_key(vars(traces.settings)).encode())
-    for trace in traces.items:
-        for array in (trace.prompt, trace.continuation, trace.logprobs):
-            _add(digest, array)
-    return digest.hexdigest()
-
-
-def _add(digest: "hashlib._Hash", array: NDArray[Any]) -> None:
-    digest.update(f"{array.dtype}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data)
+    arrays = (array for trace in traces.items for array in (trace.prompt, trace.continuation, trace.logprobs))
+    return digest_of(chain([content_key(vars(traces.settings))], arrays))

@@ -12,8 +12,9 @@ top_logprobs}`, and `{id, token, prob, top_probs}` where `post_sampling_probs` i
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from autotune.endpoint.client import EndpointError
@@ -21,6 +22,8 @@ from autotune.endpoint.client import EndpointError
 UNKNOWN = -1
 """Id of a most likely token that the server did not tell."""
 _ID_PREFIX = "token_id:"
+_NOTHING = -100.0
+"""Log-probabilities at or below this stand for tokens that are never drawn."""
 
 NO_LOGPROBS = (
     "the endpoint gives no log-probabilities of its tokens, without which traces cannot be checked: serve the model "
@@ -28,7 +31,12 @@ NO_LOGPROBS = (
 )
 
 TokenId = Callable[[str], int]
-"""The id of a token known by its text alone; raises where texts are ambiguous."""
+"""The id of a token known by its text alone; EndpointError where texts are ambiguous."""
+Ranked = tuple[tuple[int, float], ...]
+"""Ids and log-probabilities of the tokens that a server ranks at one place, the likeliest first.
+
+It ends before the first token whose id is unknown, and before one that another may precede unseen.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Drawn:
     top: int
     """Most likely token there, or `UNKNOWN`."""
     top_logprob: float
+    ranked: Ranked = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Answer:
     prompt_ids: tuple[int, ...] | None
     prompt_top: tuple[int, ...] | None
     """`[P]` most likely token at each place of the prompt (the first is unknown), where the server tells."""
+    prompt_ranked: tuple[Ranked, ...] | None
+    """`[P]`"""
     stopped: bool
     """Whether it ended by itself, rather than at the length asked for."""
 
@@ -65,12 +76,16 @@ def read_answer(body: dict[str, Any], token_id: TokenId) -> Answer:
         drawn = _read_drawn(body, choice, token_id)
         usage = body.get("usage") or {}
         prompt_ids = choice.get("prompt_token_ids")
+        prompt_ranked = _prompt_ranked(choice.get("prompt_logprobs"))
         return Answer(
             drawn=drawn,
             text=str(choice.get("text") or ""),
             prompt_tokens=usage.get("prompt_tokens"),
             prompt_ids=None if prompt_ids is None else tuple(int(token) for token in prompt_ids),
-            prompt_top=_prompt_top(choice.get("prompt_logprobs")),
+            prompt_top=None
+            if prompt_ranked is None
+            else tuple(place[0][0] if place else UNKNOWN for place in prompt_ranked),
+            prompt_ranked=prompt_ranked,
             stopped=choice.get("finish_reason") == "stop",
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -94,15 +109,34 @@ def _read_drawn(body: dict[str, Any], choice: dict[str, Any], token_id: TokenId)
 def _read_entry(entry: dict[str, Any], token_id: TokenId) -> Drawn:
     """A token as llama.cpp tells it."""
     token, logprob = _identify(entry, token_id), _logprob(entry)
-    ranked = entry.get("top_logprobs") or entry.get("top_probs") or []
-    top = max(ranked, key=_logprob, default=entry)
+    listed = entry.get("top_logprobs") or entry.get("top_probs") or []
+    ranked = _rank((_identify_if_known(each, token_id), _logprob(each)) for each in listed)
+    top = max(listed, key=_logprob, default=entry)
     if _logprob(top) <= logprob:
-        return Drawn(token, logprob, token, logprob)
-    return Drawn(token, logprob, _identify(top, token_id), _logprob(top))
+        return Drawn(token, logprob, token, logprob, ranked)
+    return Drawn(token, logprob, _identify(top, token_id), _logprob(top), ranked)
 
 
 def _identify(entry: dict[str, Any], token_id: TokenId) -> int:
     return int(entry["id"]) if "id" in entry else _named(str(entry["token"]), token_id)
+
+
+def _identify_if_known(entry: dict[str, Any], token_id: TokenId) -> int:
+    try:
+        return _identify(entry, token_id)
+    except EndpointError:
+        return UNKNOWN
+
+
+def _rank(listed: Iterable[tuple[int, float]], hiding: bool = False) -> Ranked:
+    """The tokens in their order, up to the first that is unknown.
+
+    hiding: whether tokens that share a text may have replaced each other in a mapping.  One that is not listed has at
+    most what the listed ones leave of the probability, so it cannot precede those that have more.
+    """
+    possible = sorted((each for each in listed if each[1] > _NOTHING), key=lambda each: -each[1])
+    unseen = 1.0 - sum(math.exp(logprob) for _, logprob in possible) if hiding else 0.0
+    return tuple(takewhile(lambda each: each[0] != UNKNOWN and math.exp(each[1]) > unseen, possible))
 
 
 def _logprob(entry: dict[str, Any]) -> float:
@@ -122,12 +156,16 @@ def _read_columns(choice: dict[str, Any], logprobs: dict[str, Any], token_id: To
     drawn = []
     for token, value, mapping in zip(tokens, values, ranked, strict=True):
         logprob = _finite(value)
-        name, best = max((mapping or {}).items(), key=lambda item: _finite(item[1]), default=("", logprob))
+        entries = [{"token": name, "logprob": each} for name, each in (mapping or {}).items()]
+        listed = [(_identify_if_known(entry, token_id), _logprob(entry)) for entry in entries]
+        hiding = any(known == UNKNOWN for known, _ in listed)
+        if all(known != token for known, _ in listed):  # where texts are ambiguous, the drawn token tells its own
+            same = next((at for at, each in enumerate(listed) if each == (UNKNOWN, logprob)), None)
+            listed = [(token, each[1]) if at == same else each for at, each in enumerate(listed)]
+        top, best = max(listed, key=lambda each: each[1], default=(token, logprob))
         if best <= logprob:
-            drawn.append(Drawn(token, logprob, token, logprob))
-        else:  # texts may be ambiguous, and the most likely token is good to know, but not needed
-            known = int(name.removeprefix(_ID_PREFIX)) if name.startswith(_ID_PREFIX) else UNKNOWN
-            drawn.append(Drawn(token, logprob, known, _finite(best)))
+            top, best = token, logprob
+        drawn.append(Drawn(token, logprob, top, best, _rank(listed, hiding)))
     return tuple(drawn)
 
 
@@ -143,10 +181,10 @@ def _finite(value: Any) -> float:
     return max(min(number, 0.0), -9999.0)
 
 
-def _prompt_top(places: list[dict[str, dict[str, Any]] | None] | None) -> tuple[int, ...] | None:
-    """Most likely token at each place of the prompt, of vLLM's `prompt_logprobs`."""
+def _prompt_ranked(places: list[dict[str, dict[str, Any]] | None] | None) -> tuple[Ranked, ...] | None:
+    """What is ranked at each place of the prompt, of vLLM's `prompt_logprobs`."""
     if places is None:
         return None
     return tuple(
-        int(max(place, key=lambda token: float(place[token]["logprob"]))) if place else UNKNOWN for place in places
+        _rank((int(token), _finite(entry["logprob"])) for token, entry in (place or {}).items()) for place in places
     )

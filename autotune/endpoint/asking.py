@@ -12,9 +12,12 @@ _NO_FILTER = -1
 
 
 def request_body(
-    prompt: list[int], settings: SamplingSettings, tokens: int, seed: int, eos_ids: tuple[int, ...]
+    prompt: list[int], settings: SamplingSettings, tokens: int, seed: int, eos_ids: tuple[int, ...], ranked: int = 1
 ) -> dict[str, Any]:
-    """The body of a completion request; the defaults of servers that would bend the distribution are switched off."""
+    """The body of a completion request; the defaults of servers that would bend the distribution are switched off.
+
+    ranked: how many of the likeliest tokens the server is to tell of each place.
+    """
     body: dict[str, Any] = {
         "prompt": prompt,
         "max_tokens": tokens,
@@ -22,7 +25,7 @@ def request_body(
         "top_p": settings.top_p,
         "top_k": settings.top_k or _NO_FILTER,
         "seed": seed,
-        "logprobs": 1,
+        "logprobs": ranked,
         "min_p": 0.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
@@ -38,7 +41,7 @@ def request_body(
     }
     if settings.greedy:
         # vLLM: what the target would have said at each place of the prompt.
-        return body | {"prompt_logprobs": 1}
+        return body | {"prompt_logprobs": ranked}
     # llama.cpp: filters in the order of `autotune.sampling`, and the probabilities that tokens were drawn with.
     return body | {"samplers": ["temperature", "top_k", "top_p"], "post_sampling_probs": True}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from autotune.alternatives import MOST_KEPT
 from autotune.endpoint.answers import NO_LOGPROBS, Answer, TokenId
 from autotune.endpoint.asking import ask, request_body
 from autotune.endpoint.client import Client, EndpointError, RefusedError
@@ -19,6 +20,10 @@ _CLEAR = 0.2
 """A most likely token below this log-probability tells whether the server rescales it."""
 _NOISE = 0.05
 _PROBES = 16
+_RANKED = (MOST_KEPT, 20, 5)
+"""How many likely tokens are asked for: as many as are kept; vLLM's limit (`--max-logprobs`); OpenAI's."""
+_TOO_MANY = {400, 422}
+"""HTTP states of a request that asks for more than the server gives."""
 
 
 def check_tokenizer(client: Client, model: TextModel) -> None:
@@ -117,6 +122,19 @@ def check_probabilities(
         "the target is so sure of every prompt's first token that the server's log-probabilities cannot be told apart: "
         "record at --temperature 1 without --top-k and --top-p"
     )
+
+
+def most_ranked(client: Client, settings: SamplingSettings, prompt: list[int], token_id: TokenId) -> int:
+    """How many of the likeliest tokens of a place the server may be asked for; 1 where it refuses to tell more."""
+    for ranked in _RANKED:
+        try:
+            ask(client, request_body(prompt, settings, 1, 0, (), ranked), token_id)
+        except RefusedError as error:
+            if error.status not in _TOO_MANY:
+                raise
+        else:
+            return ranked
+    return 1
 
 
 def check_continuation(answer: Answer, settings: SamplingSettings, model: TextModel, tokenizer: Tokenizer) -> None:

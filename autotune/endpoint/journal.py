@@ -1,17 +1,41 @@
 """Continuations as they come in, kept on disk, so that a recording cut short asks nothing twice."""
 
-import json
+import os
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from filelock import FileLock
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Base64Bytes, TypeAdapter, ValidationError
 
+from autotune.alternatives import Alternatives
 from autotune.cache import cache_root
 from autotune.errors import BadRequest
+
+
+@dataclass(frozen=True)
+class Packed:
+    """`Alternatives`, their arrays as bytes: in lines of numbers they would fill the memory."""
+
+    counts: Base64Bytes
+    tokens: Base64Bytes
+    logprobs: Base64Bytes
+
+    @classmethod
+    def pack(cls, alternatives: Alternatives) -> "Packed":
+        """The bytes of these."""
+        return cls(alternatives.counts.tobytes(), alternatives.tokens.tobytes(), alternatives.logprobs.tobytes())
+
+    def unpack(self) -> Alternatives:
+        """What was packed."""
+        return Alternatives(
+            np.frombuffer(self.counts, np.int32),
+            np.frombuffer(self.tokens, np.int32),
+            np.frombuffer(self.logprobs, np.float32),
+        )
 
 
 @dataclass(frozen=True)
@@ -25,6 +49,8 @@ class Continuation:
     """`[T]` most likely token at each place; -1 where unknown."""
     prompt_top: tuple[int, ...] | None
     """`[P]` the same of the prompt, its first unknown; None if the server does not tell."""
+    alternatives: Packed | None = None
+    """Of prompt and continuation; None where none were asked for, or told."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +79,8 @@ class Journal:
             self._process_lock = FileLock(self._path.with_suffix(".lock"))
             self._process_lock.acquire()
             self._known = _read(self._path)
-            self._file = self._path.open("a", encoding="utf-8")
+            # Without a buffer, nothing is left to be written after a write that failed.
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise BadRequest(f"cannot write {self._path}: {error.strerror or error}") from error
         return self
@@ -70,11 +97,16 @@ class Journal:
         return self._known
 
     def add(self, key: str, continuation: Continuation) -> None:
-        """Keep an answer; threads may call this at once."""
-        line = json.dumps(asdict(_Entry(key, continuation)))
+        """Keep an answer; threads may call this at once.  BadRequest, and no line, where the disk is full."""
+        line = memoryview(_ENTRY.dump_json(_Entry(key, continuation)) + b"\n")
         with self._lock:
-            self._file.write(line + "\n")
-            self._file.flush()
+            whole_bytes = os.fstat(self._file.fileno()).st_size
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError as error:
+                self._file.truncate(whole_bytes)
+                raise BadRequest(f"cannot write {self._path}: {error.strerror or error}") from error
             self._known[key] = continuation
 
 

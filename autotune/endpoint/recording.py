@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autotune.alternatives import damage, ranked_alternatives
 from autotune.cache import content_key
 from autotune.endpoint.address import Endpoint, served_fingerprint
-from autotune.endpoint.answers import UNKNOWN
+from autotune.endpoint.answers import UNKNOWN, Answer, Drawn
 from autotune.endpoint.asking import TextIds, ask, request_body
-from autotune.endpoint.checks import check_continuation, check_probabilities, check_tokenizer
+from autotune.endpoint.checks import check_continuation, check_probabilities, check_tokenizer, most_ranked
 from autotune.endpoint.client import PATIENCE, Client, EndpointError, Patience, RefusedError
-from autotune.endpoint.journal import Continuation, Journal
+from autotune.endpoint.journal import Continuation, Journal, Packed
 from autotune.errors import BadRequest
 from autotune.sampling import SamplingSettings
 from autotune.targets import TextModel
@@ -33,10 +34,12 @@ class _Job:
     tokens: int
     """Longest continuation."""
     seed: int
+    alternatives: bool
 
     @property
     def key(self) -> str:
-        return content_key(self.prompt.ids.tolist(), self.tokens, self.seed)
+        asked = ["alternatives"] if self.alternatives else []
+        return content_key(self.prompt.ids.tolist(), self.tokens, self.seed, *asked)
 
 
 def record_served(
@@ -47,6 +50,7 @@ def record_served(
     max_new_tokens: int,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    alternatives: bool = False,
     *,
     context_tokens: int | None = None,
     concurrency: int = CONCURRENCY,
@@ -58,12 +62,13 @@ def record_served(
     `context_tokens`).  Each is kept as soon as it is whole: a recording that fails goes on where it stopped.  Greedy
     continuations are checked to be the server's most likely tokens; of sampled ones the log-probability is that of
     the distribution drawn from, or the recording is refused.  What is drawn depends on the server, which may or may
-    not heed seeds.
+    not heed seeds.  `alternatives` are as many as the server tells, of tokens whose ids are known; of prompts, only
+    where greedy workloads are asked of vLLM.
     """
     if max_new_tokens < 1:
         raise BadRequest(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     limits = (model.numerics.context_tokens, endpoint.context_tokens, context_tokens)
-    jobs = _plan(prompts, min(limit for limit in limits if limit), max_new_tokens, seed)
+    jobs = _plan(prompts, min(limit for limit in limits if limit), max_new_tokens, seed, alternatives)
     served = served_fingerprint(endpoint, model.tokenizer_fingerprint)
     journal_key = content_key(served, model.eos_ids, model.shape.vocab, vars(settings))
     with Journal(journal_key) as journal:
@@ -74,7 +79,9 @@ def record_served(
     return Traces(traces, settings, model.fingerprint, model.tokenizer_fingerprint, seed)
 
 
-def _plan(prompts: Sequence[PromptTokens], context_tokens: int, max_new_tokens: int, seed: int) -> list[_Job]:
+def _plan(
+    prompts: Sequence[PromptTokens], context_tokens: int, max_new_tokens: int, seed: int, alternatives: bool
+) -> list[_Job]:
     jobs = []
     seen: Counter[int] = Counter()
     for prompt in prompts:
@@ -88,7 +95,7 @@ def _plan(prompts: Sequence[PromptTokens], context_tokens: int, max_new_tokens: 
         content = zlib.crc32(prompt.ids.tobytes())
         luck = np.random.SeedSequence([seed, content, seen[content]]).generate_state(1)[0]
         seen[content] += 1
-        jobs.append(_Job(prompt, min(max_new_tokens, room), int(luck) >> 1))
+        jobs.append(_Job(prompt, min(max_new_tokens, room), int(luck) >> 1, alternatives))
     return jobs
 
 
@@ -106,10 +113,11 @@ def _ask_all(
     done = total - len(missing)
     tokenizer = model.open_tokenizer()
     token_id = TextIds(tokenizer, model.shape.vocab)
+    prompts = [job.prompt.ids.tolist() for job in missing]
     with Client(endpoint, patience) as client:
 
-        def draw(job: _Job) -> None:
-            body = request_body(job.prompt.ids.tolist(), settings, job.tokens, job.seed, model.eos_ids)
+        def draw(job: _Job, ranked: int) -> None:
+            body = request_body(job.prompt.ids.tolist(), settings, job.tokens, job.seed, model.eos_ids, ranked)
             answer = ask(client, body, token_id)
             check_continuation(answer, settings, model, tokenizer)
             tokens = [drawn.token for drawn in answer.drawn]
@@ -125,14 +133,16 @@ def _ask_all(
                     # Where greedy tokens were checked to be the most likely ones, rounding may name another.
                     top=tuple(drawn.token if settings.greedy else drawn.top for drawn in kept),
                     prompt_top=answer.prompt_top,
+                    alternatives=_alternatives(answer, kept, len(body["prompt"]), ranked) if job.alternatives else None,
                 ),
             )
 
         pool = ThreadPoolExecutor(max(1, min(concurrency, len(missing))), "endpoint")
         try:
             check_tokenizer(client, model)
-            check_probabilities(client, settings, [job.prompt.ids.tolist() for job in missing], token_id)
-            futures = [pool.submit(draw, job) for job in missing]
+            check_probabilities(client, settings, prompts, token_id)
+            ranked = most_ranked(client, settings, prompts[0], token_id) if missing[0].alternatives else 1
+            futures = [pool.submit(draw, job, ranked) for job in missing]
             for finished in as_completed(futures):
                 finished.result()
                 done += 1
@@ -153,6 +163,24 @@ def _ask_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _alternatives(answer: Answer, kept: Sequence[Drawn], prompt_tokens: int, most: int) -> Packed | None:
+    """At most so many of the likeliest tokens of each place; EndpointError if they contradict each other.
+
+    vLLM adds the token that was drawn, or is there in the prompt, however unlikely it is.
+    """
+    of_prompt = answer.prompt_ranked or ()
+    if len(of_prompt) != prompt_tokens:
+        of_prompt = ((),) * prompt_tokens
+    places = [(), *of_prompt[1:], *(drawn.ranked for drawn in kept)]
+    if not any(places):
+        return None
+    alternatives = ranked_alternatives([place[:most] for place in places])
+    problem = damage(alternatives)
+    if problem:
+        raise EndpointError(f"the server's log-probabilities cannot be right: {problem}")
+    return Packed.pack(alternatives)
+
+
 def _trace(job: _Job, answer: Continuation, settings: SamplingSettings) -> Trace:
     prompt_tokens = len(job.prompt.ids)
     unknown = (UNKNOWN,) * prompt_tokens
@@ -163,4 +191,5 @@ def _trace(job: _Job, answer: Continuation, settings: SamplingSettings) -> Trace
         np.array(answer.logprobs, np.float32),
         np.array([UNKNOWN, *prompt_top[1:], *answer.top], np.int32),
         job.prompt.category,
+        None if answer.alternatives is None else answer.alternatives.unpack(),
     )

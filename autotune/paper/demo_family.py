@@ -48,7 +48,7 @@ def prepare_demo_family(seed: int, elastic_budget_s: float, threads: int, observ
     """The demo family, its traces recorded and its source trained unless the cache has them."""
     request = resolve(make_config({"seed": seed, "elastic-budget": elastic_budget_s}))
     target = request.whole_target
-    program = compile_target(target, request.config.backend[0], request.context_tokens)
+    program = compile_target(target, request.target_backend, request.context_tokens)
     text = prepare_text(request, program, threads, observer, "the demo's")
     return DemoFamily(
         target=target.read_weights(),

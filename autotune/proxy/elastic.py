@@ -3,13 +3,15 @@
 The source's units are first permuted by importance, which leaves its function as it was and makes every prefix the
 best sub-network of its size.  Then each training step draws one sub-shape and trains that prefix on the target's
 traces, so that all shapes recover together (slimmable networks, Yu et al. 1812.08928; once-for-all, Cai et al.
-1908.09791).
+1908.09791).  Shapes that lack little of the source and lose by it are taken as they were (`autotune.proxy.better`).
 """
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -20,12 +22,17 @@ from autotune.candidate import DraftShape
 from autotune.errors import BadRequest
 from autotune.proxy.base import Axes, Preparation
 from autotune.proxy.batches import Batches
+from autotune.proxy.better import BetterOf
 from autotune.proxy.criteria import Importance, calibrate
 from autotune.proxy.holdout import split_held_out
-from autotune.proxy.network import Network, network_of
+from autotune.proxy.launch import run_job
+from autotune.proxy.loss_choice import Loss
+from autotune.proxy.network import Network
 from autotune.proxy.parts import budget_tokens, draw_part, mean_parameters, training_steps
-from autotune.proxy.prune import calibration_sequences
-from autotune.proxy.training import Progress, Recipe, part_loss, torch_threads, train
+from autotune.proxy.place import HERE, Place
+from autotune.proxy.prune import calibration_sequences, prepare_pruned
+from autotune.proxy.training import Note, Progress, Recipe, logger, part_loss, torch_threads
+from autotune.proxy.training_job import TrainingJob, TrainingObjective, Watch
 from autotune.proxy.units import check_inside, prefix, select
 from autotune.traces import Traces
 from autotune.weights import ModelWeights
@@ -42,7 +49,9 @@ class ElasticSettings:
     """Training tokens (see `budget_tokens`)."""
     seed: int = 0
     recipe: Recipe = ELASTIC_RECIPE
-    threads: int = 1
+    place: Place = HERE
+    loss: Loss | None = None
+    """What is minimised; the best for such traces if None."""
 
 
 @checked_dataclass(frozen=True)
@@ -52,6 +61,16 @@ class ElasticReport:
     tokens: int
     wall_s: float
     diverged_at_step: int | None
+
+    @property
+    def caution(self) -> str | None:
+        """What must be said of the training, if anything."""
+        if self.diverged_at_step is None:
+            return None
+        return (
+            f"the elastic training stopped at step {self.diverged_at_step}, as its loss became NaN or infinite; drafts "
+            "are cut from the last good weights: try another --seed"
+        )
 
 
 _REPORT = TypeAdapter(ElasticReport)
@@ -95,38 +114,66 @@ def train_elastic(
     settings: ElasticSettings,
     work_folder: Path,
     on_progress: Progress | None = None,
+    on_note: Note = logger.warning,
 ) -> ElasticSource:
     """The source, ordered and trained on the traces; continues a training that `work_folder` holds the start of."""
     _check_axes(source.shape, axes)
-    recipe, temperature = settings.recipe, traces.settings.temperature
+    recipe = settings.recipe
     mean = mean_parameters(source.shape, axes)
     steps = training_steps(settings.tokens, mean, "the elastic budget", recipe.batch_tokens)
     began = time.perf_counter()
     learned, _ = split_held_out(traces)
-    with torch_threads(settings.threads):
-        # The ordered copy of the source is not kept beside the network's own.
-        network = network_of(order(source, calibrate(source, calibration_sequences(learned))), trainable=True)
-        batches = Batches(learned.items, traces.settings, recipe.batch_tokens, settings.seed)
 
-        def loss_at(step: int) -> Tensor:
-            part = draw_part(source.shape, axes, settings.seed, step)
-            return part_loss(network, batches.at(step), part, temperature)
+    def ordered() -> ModelWeights:
+        with torch_threads(settings.place.threads):
+            return order(source, calibrate(source, calibration_sequences(learned)))
 
-        trained = train(network, loss_at, steps, recipe, work_folder=work_folder, on_progress=on_progress)
+    how = {"axes": asdict(axes), "seed": settings.seed}
+    job = TrainingJob(f"{__name__}:elastic_objective", how, learned, steps, recipe, settings.seed, settings.loss)
+    watch = Watch(on_progress or (lambda _: None), on_note)
+    trained = run_job(job, ordered, settings.place, work_folder=work_folder, watch=watch)
     report = ElasticReport(steps * recipe.batch_tokens, time.perf_counter() - began, trained.diverged_at_step)
     return ElasticSource(Network(source.shape, source.numerics, trained.tensors).to_weights(), report)
 
 
-def prepare_elastic(preparation: Preparation) -> ElasticSource:
+def elastic_objective(network: Network, batches: Batches, settings: Mapping[str, Any]) -> TrainingObjective:
+    """The loss of the sub-shape that each step draws; settings: the axes and the seed."""
+    axes, seed = TypeAdapter(Axes).validate_python(settings["axes"]), settings["seed"]
+    temperature = batches.settings.temperature
+
+    def loss_at(step: int) -> Tensor:
+        part = draw_part(network.shape, axes, seed, step)
+        return part_loss(network, batches.at(step), part, temperature)
+
+    return TrainingObjective(loss_at)
+
+
+def prepare_elastic(preparation: Preparation) -> BetterOf:
+    """Slices of the trained source, or the pruned drafts themselves where the training made them worse."""
+    return BetterOf(
+        trained_source(preparation), prepare_pruned(preparation), preparation.traces, preparation.place.threads
+    )
+
+
+def trained_source(preparation: Preparation) -> ElasticSource:
     """The trained source kept in the preparation's folder, trained first if it is not there."""
     kept = preparation.folder / "source"
     if kept.is_dir():
-        return ElasticSource.load(kept)
+        trained = ElasticSource.load(kept)
+        if trained.report.caution:
+            preparation.on_note(trained.report.caution)
+        return trained
     tokens = budget_tokens(preparation.budget_s, mean_parameters(preparation.source.shape, preparation.axes))
-    settings = ElasticSettings(tokens, preparation.seed, threads=preparation.threads)
+    settings = ElasticSettings(tokens, preparation.seed, place=preparation.place, loss=preparation.loss)
     work = preparation.folder / "work"
     trained = train_elastic(
-        preparation.source, preparation.traces, preparation.axes, settings, work, preparation.on_progress
+        preparation.source,
+        preparation.traces,
+        preparation.axes,
+        settings,
+        work,
+        preparation.on_progress,
+        preparation.on_note,
     )
     with new_folder(kept) as folder:
         trained.save(folder)

@@ -48,12 +48,12 @@ class Network:
 
     def to_weights(self) -> ModelWeights:
         """The model as NumPy arrays (copies)."""
-        arrays = {name: self.tensors[name].detach().numpy().copy() for name, _ in weight_shapes(self.shape)}
+        arrays = {name: self.tensors[name].detach().cpu().numpy().copy() for name, _ in weight_shapes(self.shape)}
         return ModelWeights(self.shape, self.numerics, arrays, self.token_ids)
 
 
-def network_of(weights: ModelWeights, *, trainable: bool = False) -> Network:
-    """The model as torch tensors.
+def network_of(weights: ModelWeights, *, trainable: bool = False, device: torch.device | None = None) -> Network:
+    """The model as torch tensors; those that are trained may be on another device than the CPU.
 
     Tensors that are trained are copies, so that training never writes into the caller's arrays, also where a head is
     tied to the embedding: the two are then trained apart.  Others share the arrays' memory: never write into them.
@@ -62,7 +62,7 @@ def network_of(weights: ModelWeights, *, trainable: bool = False) -> Network:
     if trainable:
         # In C order, because the optimiser walks tensors and their saved moments as they lie in memory.
         copies = {name: np.array(weights.arrays[name], np.float32, order="C") for name in names}
-        tensors = {name: torch.from_numpy(copy).requires_grad_() for name, copy in copies.items()}
+        tensors = {name: torch.from_numpy(copy).to(device=device).requires_grad_() for name, copy in copies.items()}
     else:
         tensors = shared_tensors((name, weights.arrays[name]) for name in names)
     return Network(weights.shape, weights.numerics, tensors, weights.token_ids)
@@ -84,10 +84,10 @@ def hidden_states(
     Attention is causal: right-padding never reaches the positions before it.
     """
     view = network.view(part)
-    rotation = rotation_of(network, tokens.shape[1])
+    rotation = rotation_of(network, tokens.shape[1], tokens.device)
     stream = embedded(view, tokens)
     for index in view.part.layers:
-        stream = through_layer(view, index, stream, rotation, observe)
+        stream = view.behind(index, stream, through_layer(view, index, stream, rotation, observe))
     return for_head(view, stream, observe)
 
 
@@ -137,12 +137,12 @@ def head_logits(network: Network, states: Tensor) -> Tensor:
     return F.linear(states, network.tensors["head"][:, : states.shape[-1]])
 
 
-def rotation_of(network: Network, length: int) -> Rotation | None:
+def rotation_of(network: Network, length: int, device: torch.device | None = None) -> Rotation | None:
     """The rotary embedding of that many positions; None where positions are learned."""
     if network.shape.style.learned_positions:
         return None
     caches = rotary_caches(network.numerics, network.shape.head_dim, length)
-    cosines, sines = (torch.from_numpy(each).repeat(1, 2) for each in caches)
+    cosines, sines = (torch.from_numpy(each).repeat(1, 2).to(device=device) for each in caches)
     return cosines, sines
 
 

@@ -53,6 +53,11 @@ class PartView:
         """`values [..., n]` over their root mean square, times the gain `[n]`."""
         return F.rms_norm(values, values.shape[-1:], self.weight(name), self.norm_eps)
 
+    def behind(self, index: int, before: Tensor, after: Tensor) -> Tensor:
+        """What follows a layer, of the residual stream `[..., hidden]` that enters it and of that which it makes."""
+        del index, before
+        return after
+
     def _first(self, tensor: Tensor, axis: int, unit: Unit) -> Tensor:
         """The tensor with only the part's units along an axis."""
         part, whole = self.part, self.whole

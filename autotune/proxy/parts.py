@@ -17,8 +17,10 @@ server core with AVX-512 does in fp32 to networks of a million parameters."""
 BATCH_TOKENS = 1024
 """Training tokens of one step."""
 
-_WHOLE_WIDTH_SHARE = 0.4
-"""Share of training steps at full width: wide and shallow drafts win most often, so they are trained most."""
+CANDIDATE_BATCH_TOKENS = 512
+"""Training tokens of one step where drafts are trained one by one: with few tokens, more and smaller steps teach more.
+
+Measured on the demo, 2 layers of 8, 65,536 tokens: acceptance .545 with steps of 1024, .569 of 512, .577 of 256."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,23 @@ def whole_part(shape: DraftShape) -> Part:
 
 
 def draw_part(source: DraftShape, axes: Axes, seed: int, step: int) -> Part:
-    """The sub-network a training step works on: a function of the seed and the step."""
+    """The sub-network a training step works on: a function of the seed and the step.
+
+    Widths are drawn evenly: where full width was favoured, narrow drafts stayed behind what a training of their own
+    makes of them, and the order of shapes suffered.  One part a step, for steps are what a short training lacks: the
+    sandwich of largest, smallest and a random part (Yu & Huang 1903.05134) makes about a third as many.
+    """
     rng = np.random.default_rng([seed, step, 1])
     layers = int(rng.choice(axes.layers, p=_depth_shares(axes)))
     heads, kv_heads = axes.heads[rng.integers(len(axes.heads))]
-    part = Part(
+    return Part(
         pick_layers(source.layers, layers), heads, kv_heads, int(rng.choice(axes.ffn)), int(rng.choice(axes.hidden))
     )
-    if rng.random() < _WHOLE_WIDTH_SHARE:
-        heads, kv_heads = max(axes.heads)
-        return replace(part, heads=heads, kv_heads=kv_heads, ffn=max(axes.ffn), hidden=max(axes.hidden))
-    return part
 
 
 def mean_parameters(source: DraftShape, axes: Axes) -> float:
     """Parameters a training step computes with, on average over the parts `draw_part` draws."""
-    heads, kv_heads = max(axes.heads)
-    widest = replace(source, heads=heads, kv_heads=kv_heads, ffn=max(axes.ffn), hidden=max(axes.hidden))
-    narrow = [
+    widths = [
         replace(source, heads=heads, kv_heads=kv_heads, ffn=ffn, hidden=hidden)
         for heads, kv_heads in axes.heads
         for ffn in axes.ffn
@@ -77,7 +78,7 @@ def mean_parameters(source: DraftShape, axes: Axes) -> float:
     def cost(shape: DraftShape) -> float:
         return replace(shape, layers=1).decode_parameters + (depth - 1) * shape.layer_parameters
 
-    return _WHOLE_WIDTH_SHARE * cost(widest) + (1 - _WHOLE_WIDTH_SHARE) * float(np.mean([cost(s) for s in narrow]))
+    return float(np.mean([cost(shape) for shape in widths]))
 
 
 def budget_tokens(budget_s: float, parameters: float) -> int:

@@ -69,6 +69,11 @@ def acceptance_of(
     return result
 
 
+def mean_acceptance(weights: ModelWeights, traces: Traces, threads: int = 1) -> float:
+    """The mean of `acceptance_of` over all tokens of all traces."""
+    return float(np.concatenate(acceptance_of(weights, traces, threads=threads)).mean())
+
+
 def _streams(weights: ModelWeights, precision: Precision, batches: Sequence[Tensor]) -> list[Tensor]:
     """The residual streams `[traces, length, hidden]` behind the last layer, of each batch `[traces, length]`."""
     passing = _embedded(weights, precision, batches)

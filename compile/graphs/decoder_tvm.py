@@ -26,6 +26,7 @@ from autotune.compile.graphs.tvm_primitives import LANES, store
 from autotune.compile.schedule import Schedule
 from autotune.number_formats import INT4_BLOCK, Precision
 from autotune.shape import DraftShape, Norm
+from autotune.stopping import CONFIDENCE_BINS
 
 PIECE_TOKENS = 64
 """Rows (tokens) of one call."""
@@ -92,7 +93,7 @@ def decoder_module(model: Model, schedules: Mapping[str, Schedule] | None = None
     rows, columns = model.logits_shape
     code_bytes = 1 if model.code_type == "int8" else 4
     buffers: Mapping[str, tuple[tuple[Any, ...], str]] = {
-        "control": ((4,), "int32"),
+        "control": ((5,), "int32"),
         "tokens": ((PIECE_TOKENS,), "int64"),
         "after": ((PIECE_TOKENS,), "int64"),
         "logits": ((rows, columns), "float32"),
@@ -107,6 +108,9 @@ def decoder_module(model: Model, schedules: Mapping[str, Schedule] | None = None
         "ids": ((model.shape.draft_vocab or 1,), "int64"),
         "floats": ((T.int64(arena.size_bytes // 4),), "float32"),
         "codes": ((T.int64(arena.size_bytes // code_bytes),), model.code_type),
+        "log_acceptance": ((CONFIDENCE_BINS,), "float32"),
+        "limits": ((LONGEST_BURST,), "float32"),
+        "survival": ((2,), "float32"),
     }
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -139,7 +143,8 @@ class _Writer:
     def steps(self) -> None:
         """Adds the loop over steps."""
         control, tokens, after = (self._given[name] for name in ("control", "tokens", "after"))
-        with T.serial(control[2]) as step:
+        store(self._given["survival"], [0], T.float32(0))
+        with T.serial(control[2]) as step, T.If(step < control[2]), T.Then():  # control[2] falls where a burst stops
             begin, rows = T.bind(control[0]), T.bind(control[1])
             self._decode(begin, rows)
             with T.If(control[3] != 0):
@@ -149,6 +154,8 @@ class _Writer:
                     sampling.argmax(self._given["logits"], after, self._ids(), self._model.shape.head_rows, rows)
             chosen = T.bind(after[rows - 1])
             store(self._given["drafted"], [step], chosen)
+            with T.If(control[4] != 0), T.Then():
+                self._stop(step, rows - 1)
             with T.If(step + 1 < control[2]), T.Then():
                 store(tokens, [0], chosen)
                 store(control, [0], begin + rows)
@@ -259,10 +266,22 @@ class _Writer:
             given["noise"][step],
             lambda column: (given["distributions"], [step, column]),
             (given["probabilities"], [step]),
+            (given["survival"], [1]),
             (given["after"], [row]),
             self._ids(),
             self._scratch["block_sums"],
         )
+
+    def _stop(self, step: Any, row: Any) -> None:
+        """Adds the end of the burst, unless the confidence in the token after the last row lets it go on."""
+        given, survival = self._given, self._given["survival"]
+        with T.If(given["control"][3] == 0), T.Then():  # a draw has told its own
+            sampling.confidence(given["logits"], row, self._model.shape.head_rows, (survival, [1]))
+        place = T.Cast("int32", survival[1] * T.float32(CONFIDENCE_BINS))
+        logarithm = given["log_acceptance"][T.min(place, T.int32(CONFIDENCE_BINS - 1))]
+        store(survival, [0], survival[0] + logarithm)
+        with T.If(survival[0] < given["limits"][step]), T.Then():
+            store(given["control"], [2], step + 1)
 
     def _ids(self) -> Any:
         return None if self._model.shape.draft_vocab is None else self._given["ids"]

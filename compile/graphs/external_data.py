@@ -19,6 +19,7 @@ class ExternalData:
     def __init__(self, path: Path):
         self._name = path.name
         self._file = path.open("wb")
+        self._stored: dict[str, onnx.TensorProto] = {}
 
     def __enter__(self) -> "ExternalData":
         return self
@@ -29,8 +30,11 @@ class ExternalData:
     def append(self, name: str, array: NDArray[np.generic], data_type: int | None = None) -> onnx.TensorProto:
         """The initialiser `name` whose values, `array` in row-major order, now stand in the file.
 
-        data_type: what the bits of the array mean, where NumPy has no such type.
+        data_type: what the bits of the array mean, where NumPy has no such type.  A name that another graph of the same
+        weights has stored is not stored again.
         """
+        if name in self._stored:
+            return self._stored[name]
         self._file.write(bytes(-self._file.tell() % ALIGNMENT_BYTES))
         offset = self._file.tell()
         rows = max(1, _PIECE_BYTES // max(array[:1].nbytes, 1))
@@ -44,4 +48,5 @@ class ExternalData:
         )
         for key, value in (("location", self._name), ("offset", offset), ("length", array.nbytes)):
             tensor.external_data.add(key=key, value=str(value))
+        self._stored[name] = tensor
         return tensor

@@ -41,6 +41,19 @@ def argmax(logits: Any, after: Any, ids: Any, head_rows: int, rows: Any) -> None
         store(after, [row], _token(ids, found[0]))
 
 
+def confidence(logits: Any, row: Any, head_rows: int, result: tuple[Any, list[Any]]) -> None:
+    """Adds the largest probability of the softmax of the row, and writes it to the result's place."""
+    with T.sblock("confidence"):
+        lanes, largest, total = local((LANES,)), local((1,)), local((1,))
+        _mask_padding(logits, row, head_rows)
+        _maximum(logits, row, head_rows, lanes, largest)
+        fill(lanes, T.float32(0), LANES)
+        with T.serial(blocks(head_rows)) as block, T.vectorized(LANES) as j:
+            store(lanes, [j], lanes[j] + exponential(logits[row, block * LANES + j] - largest[0]))
+        reduce_lanes(lanes, total, add, LANES)
+        store(*result, T.float32(1) / total[0])
+
+
 def draw(
     logits: Any,
     row: Any,
@@ -49,6 +62,7 @@ def draw(
     uniform: Any,
     weights: Callable[[Any], tuple[Any, list[Any]]],
     probability: tuple[Any, list[Any]],
+    largest_probability: tuple[Any, list[Any]],
     chosen: tuple[Any, list[Any]],
     ids: Any,
     block_sums: Any,
@@ -56,8 +70,8 @@ def draw(
     """Adds the draw of one token.
 
     settings: float32 `[3]`: temperature (not 0), top-k, top-p; uniform: float64 in [0, 1).  weights(i): the buffer, and
-    the place in it, of the i-th column's probability, which is written; probability and chosen: where those of the
-    token drawn, and the token, are written; block_sums: scratch.
+    the place in it, of the i-th column's probability, which is written; probability, largest_probability and chosen:
+    where that of the token drawn, that of the likeliest one, and the token drawn are written; block_sums: scratch.
     """
     with T.sblock("draw"):
         lanes, total, threshold = local((LANES,)), local((1,)), local((2,), "int64")
@@ -94,9 +108,7 @@ def draw(
                     with T.Else():
                         store(threshold, [1], middle)
 
-        last = blocks(head_rows) * LANES
-        with T.serial(last - head_rows) as i:
-            store(logits, [row, head_rows + i], T.float32(LOWEST))
+        _mask_padding(logits, row, head_rows)
         _maximum(logits, row, head_rows, lanes, largest)
         with T.serial(blocks(head_rows)) as block, T.vectorized(LANES) as j:
             exponent = (logits[row, block * LANES + j] - largest[0]) / settings[0]
@@ -156,7 +168,14 @@ def draw(
         with T.serial(blocks(head_rows)) as block, T.vectorized(LANES) as j:
             store(*weights(block * LANES + j), weight(block * LANES + j) * scale)
         store(*probability, weight(found[1]))
+        store(*largest_probability, scale)  # its weight was e to the power 0
         store(*chosen, _token(ids, found[1]))
+
+
+def _mask_padding(logits: Any, row: Any, head_rows: int) -> None:
+    """Adds the lowest number as the logit of every column behind the head's rows."""
+    with T.serial(blocks(head_rows) * LANES - head_rows) as i:
+        store(logits, [row, head_rows + i], T.float32(LOWEST))
 
 
 def _maximum(logits: Any, row: Any, head_rows: int, lanes: Any, largest: Any) -> None:

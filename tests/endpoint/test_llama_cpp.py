@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from autotune.alternatives import padded_alternatives
 from autotune.endpoint.client import find_endpoint
 from autotune.endpoint.recording import record_served
 from autotune.programs import compile_target
@@ -19,9 +21,10 @@ from autotune.runtime.session import open_session
 from autotune.sampling import SamplingSettings, distribution
 from autotune.targets import demo_folder, resolve_target
 from autotune.trace_files import load_traces
-from autotune.traces import record
+from autotune.traces import Trace, record
 from autotune.workload import read_prompts, tokenize
-from tests.support.llama_cpp_server import serve, write_gguf
+from benchmarks.peers.gguf_export import write_gguf
+from tests.support.llama_cpp_server import serve
 
 pytest.importorskip("xllamacpp", reason="llama.cpp's server is not installed: pip install xllamacpp gguf")
 pytest.importorskip("gguf", reason="GGUF cannot be written: pip install gguf")
@@ -68,14 +71,16 @@ def test_sampled_traces_carry_the_probabilities_of_our_own_distribution(url: str
     target = resolve_target("demo")
     chosen = [prompt for prompt in read_prompts("builtin") if not prompt.only_train][:8]
     prompts = tokenize(chosen, target.open_tokenizer(), CONTEXT)
-    served = record_served(find_endpoint(url), target, prompts, settings, 48)
+    served = record_served(find_endpoint(url), target, prompts, settings, 48, alternatives=True)
     session = open_session(compile_target(target, "onnxruntime"), 1)
-    differences = []
+    differences, taught = [], []
     for trace in served.items:
         logits = session.logits(trace.tokens[:-1].astype(np.int64), 0)[len(trace.prompt) - 1 :]
         probabilities = distribution(logits, settings)[np.arange(len(trace.continuation)), trace.continuation]
         with np.errstate(divide="ignore"):
             differences.append(np.abs(np.log(probabilities) - trace.logprobs))
+            taught.append(_mass_apart(trace, distribution(logits, settings)))
+    assert np.mean(np.concatenate(taught)) < 0.02
     # At the edge of a filter, rounding decides whether a token is in.
     assert np.quantile(np.concatenate(differences), 0.98) < NEAR_TIE
 
@@ -109,3 +114,13 @@ def test_the_command_records_from_it(url: str, tmp_path: Path) -> None:
     assert "does not serve 'gpt-x'; it serves: served" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not nowhere.exists()
+
+
+def _mass_apart(trace: Trace, ours: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[T] total-variation distance between what the server says of its likeliest tokens and what we do."""
+    assert trace.alternatives is not None
+    tokens, logprobs = padded_alternatives(trace.alternatives)
+    tokens, logprobs = tokens[len(trace.prompt) :], logprobs[len(trace.prompt) :]
+    assert (tokens[:, 0] >= 0).all()
+    known = np.where(tokens < 0, 0.0, np.take_along_axis(ours, np.maximum(tokens, 0), -1))
+    return np.abs(known - np.exp(logprobs)).sum(-1) / 2

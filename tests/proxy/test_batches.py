@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotune.alternatives import Alternatives
 from autotune.proxy.batches import IGNORED, Batches, labels_of
 from autotune.proxy.holdout import split_held_out
 from autotune.sampling import SamplingSettings
@@ -89,3 +90,47 @@ def test_unknown_most_likely_tokens_carry_no_loss() -> None:
     prompt, continuation = np.array([5, 6, 7], np.int32), np.array([8, 9], np.int32)
     trace = Trace(prompt, continuation, np.zeros(2, np.float32), np.array([-1, -1, 4, 8, 9], np.int32), "")
     assert labels_of(trace, SamplingSettings()).tolist() == [IGNORED, 4, 8, 9, IGNORED]
+
+
+def with_alternatives(trace: Trace, seed: int) -> Trace:
+    """The trace with 0 … 4 alternatives at each position, none at the first."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 5, len(trace.tokens)).astype(np.int32)
+    counts[0] = 0
+    tokens = rng.integers(0, 500, counts.sum()).astype(np.int32)
+    return replace(
+        trace, alternatives=Alternatives(counts, tokens, np.log(rng.random(counts.sum())).astype(np.float32))
+    )
+
+
+def test_batches_hold_the_alternatives_of_what_comes_behind_each_token() -> None:
+    bare = [a_trace(5, 10 + index, first=1 + 1000 * index) for index in range(6)]
+    traces = [with_alternatives(trace, index) if index % 3 else trace for index, trace in enumerate(bare)]
+    batches = Batches(traces, SAMPLED, 64, seed=3)
+    seen: set[int] = set()
+    for step in range(4):
+        batch = batches.at(step)
+        if batch.alternatives is None or batch.logprobs is None:
+            continue
+        for row, tokens in enumerate(batch.tokens.numpy()):
+            index = int(tokens[0]) // 1000
+            kept = traces[index].alternatives
+            ends = np.zeros(1, int) if kept is None else kept.counts.cumsum()
+            for place in range(len(tokens)):
+                here = batch.alternatives[row, place].numpy(), batch.logprobs[row, place].numpy()
+                known = kept is not None and place + 1 < len(traces[index].tokens)
+                count = int(kept.counts[place + 1]) if known and kept is not None else 0
+                assert (here[0][count:] == -1).all()
+                assert (here[1][count:] == -np.inf).all()
+                if count and kept is not None:
+                    seen.add(index)
+                    own = slice(ends[place + 1] - count, ends[place + 1])
+                    assert here[0][:count].tolist() == kept.tokens[own].tolist()
+                    assert here[1][:count].tolist() == kept.logprobs[own].tolist()
+    assert seen == {1, 2, 4, 5}
+
+
+def test_batches_of_traces_without_alternatives_carry_none() -> None:
+    batch = Batches([a_trace(3, 2)], GREEDY, 64, seed=0).at(0)
+    assert batch.alternatives is None
+    assert batch.logprobs is None

@@ -8,15 +8,17 @@ from hypothesis import strategies as st
 
 from autotune.errors import BadRequest, TrainingDiverged
 from autotune.proxy.base import Axes, Preparation
-from autotune.proxy.elastic import ELASTIC_RECIPE, ElasticSettings, ElasticSource, prepare_elastic, train_elastic
+from autotune.proxy.elastic import ELASTIC_RECIPE, ElasticSettings, ElasticSource, train_elastic, trained_source
 from autotune.proxy.parts import budget_s, budget_tokens, draw_part, mean_parameters
 from autotune.proxy.score_traces import acceptance_of
 from autotune.proxy.training import Recipe
 from autotune.traces import Traces
 from autotune.weights import ModelWeights
+from tests.support.disks import largest_file_bytes
+from tests.support.objectives import diverging
 
 RECIPE = Recipe(learning_rate=1e-2, batch_tokens=128, warmup_steps=4, checkpoint_steps=5)
-SETTINGS = ElasticSettings(tokens=60 * 128, recipe=RECIPE)
+SETTINGS = ElasticSettings(tokens=100 * 128, recipe=RECIPE)
 
 
 class Killed(Exception):
@@ -45,6 +47,17 @@ def test_training_teaches_every_depth(
         assert after > before + 0.1, (layers, before, after)
     assert trained.report.tokens == SETTINGS.tokens
     assert trained.report.diverged_at_step is None
+
+
+def test_shapes_between_those_that_were_trained_are_learned_too(
+    source: ModelWeights, greedy_traces: Traces, tmp_path: Path
+) -> None:
+    coarse = Axes(layers=(1, 3), heads=((1, 1), (4, 2)), ffn=(8, 24), hidden=(8, 16))
+    unseen = replace(source.shape, layers=2, heads=2, kv_heads=1, ffn=15, hidden=13)
+    one_step = replace(SETTINGS, tokens=RECIPE.batch_tokens)
+    before = train_elastic(source, greedy_traces, coarse, one_step, tmp_path / "a").weights(unseen)
+    after = train_elastic(source, greedy_traces, coarse, SETTINGS, tmp_path / "b").weights(unseen)
+    assert agreement(after, greedy_traces) > agreement(before, greedy_traces) + 0.1
 
 
 def test_sampled_workloads_are_learned_too(
@@ -108,8 +121,8 @@ def test_axes_that_do_not_fit_are_refused(
 
 def test_a_poisoned_source_diverges(source: ModelWeights, greedy_traces: Traces, axes: Axes, tmp_path: Path) -> None:
     arrays = {name: array.copy() for name, array in source.arrays.items()}
-    arrays["layers.2.ffn.down"][0, 0] = np.nan  # the last layer is in every sub-network
-    with pytest.raises(TrainingDiverged, match="step 0"):
+    arrays["layers.2.ffn.down"][:] = np.nan  # all of it: the last layer is in every sub-network
+    with pytest.raises(TrainingDiverged, match="step 0 of"):
         train_elastic(replace(source, arrays=arrays), greedy_traces, axes, SETTINGS, tmp_path)
 
 
@@ -117,11 +130,37 @@ def test_a_prepared_source_is_kept(
     source: ModelWeights, greedy_traces: Traces, axes: Axes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preparation = Preparation(source, greedy_traces, axes, budget_s=0.005, folder=tmp_path / "key")
-    first = prepare_elastic(preparation)
+    first = trained_source(preparation)
     assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["source"]
     monkeypatch.setattr("autotune.proxy.elastic.train_elastic", lambda *_: pytest.fail("trained again"))
-    again = prepare_elastic(preparation)
+    again = trained_source(preparation)
     np.testing.assert_array_equal(again.ordered.arrays["embed"], first.ordered.arrays["embed"])
+
+
+def test_what_diverged_is_told_again_when_it_is_taken_from_the_cache(
+    source: ModelWeights, greedy_traces: Traces, axes: Axes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.proxy.elastic.elastic_objective", lambda *these: diverging(*these[:2], {"step": 60}))
+    notes: list[str] = []
+    preparation = Preparation(source, greedy_traces, axes, 0.1, tmp_path / "key", on_note=notes.append)
+    first = trained_source(preparation)
+    again = trained_source(preparation)
+    assert again.report.diverged_at_step == 60
+    assert "the last good weights, of step 50, are kept" in notes[0]
+    assert "the elastic training stopped at step 60" in notes[1]
+    assert all(np.isfinite(array).all() for array in first.ordered.arrays.values())
+
+
+def test_a_full_disk_leaves_a_cache_that_the_next_run_can_use(
+    source: ModelWeights, greedy_traces: Traces, axes: Axes, tmp_path: Path
+) -> None:
+    preparation = Preparation(source, greedy_traces, axes, budget_s=0.005, folder=tmp_path / "key")
+    for largest_bytes in (4096, 30_000):  # no room for a checkpoint, and room for that but not for the result
+        with largest_file_bytes(largest_bytes), pytest.raises(BadRequest, match=r"^cannot write [^\n]+$"):
+            trained_source(preparation)
+        assert {path.name for path in (tmp_path / "key").iterdir()} <= {"work"}
+    assert trained_source(preparation).report.diverged_at_step is None
+    assert [path.name for path in (tmp_path / "key").iterdir()] == ["source"]
 
 
 def test_drawn_parts_follow_the_axes_and_cost_what_is_said(source: ModelWeights, axes: Axes) -> None:
@@ -129,6 +168,10 @@ def test_drawn_parts_follow_the_axes_and_cost_what_is_said(source: ModelWeights,
     assert {shape.layers for shape in shapes} == set(axes.layers)
     assert {(shape.heads, shape.kv_heads) for shape in shapes} == set(axes.heads)
     assert {shape.ffn for shape in shapes} == set(axes.ffn)
+    for ffn in axes.ffn:  # widths are drawn evenly, also of shallow drafts
+        for layers in axes.layers:
+            alike = [shape.ffn == ffn for shape in shapes if shape.layers == layers]
+            assert np.mean(alike) == pytest.approx(1 / len(axes.ffn), abs=0.06), (layers, ffn)
     depths = [sum(shape.layers == layers for shape in shapes) for layers in (1, 2, 3)]
     assert depths[0] > 1.7 * depths[1] > 1.7 * depths[2]
     mean = np.mean([shape.decode_parameters for shape in shapes])

@@ -17,6 +17,7 @@ from autotune.proxy.criteria import calibrate
 from autotune.proxy.prune import PrunedEstimator
 from autotune.proxy.score_traces import acceptance_of
 from autotune.runtime.decode import Decoder, DecodeRequest
+from autotune.runtime.drafter import ModelDrafter
 from autotune.runtime.session import open_session
 from autotune.sampling import SamplingSettings
 from autotune.targets import resolve_target
@@ -37,7 +38,7 @@ def test_rounds_of_real_decoding_are_predicted_exactly(tmp_path: Path, lookahead
     draft = PrunedEstimator(source, calibrate(source, [trace.tokens for trace in traces.items])).weights(shape)
     draft = rank_tokens(traces, shape.vocab, target.eos_ids).trim(draft, replace(shape, draft_vocab=draft_vocab))
     build_program("onnxruntime", draft, CompileSettings(Precision.FP32, 512), tmp_path)
-    decoder = Decoder(session, open_session(tmp_path, threads=1), lookahead)
+    decoder = Decoder(session, ModelDrafter(open_session(tmp_path, threads=1)), lookahead)
     rounds, emitted = 0, np.zeros(lookahead + 1)
     for trace in traces.items:
         request = DecodeRequest(trace.prompt.tolist(), len(trace.continuation))

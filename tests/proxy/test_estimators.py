@@ -1,4 +1,4 @@
-"""What every estimator of draft weights must do, and the two there are."""
+"""What every estimator of draft weights must do."""
 
 import subprocess
 import sys
@@ -25,12 +25,14 @@ from tests.proxy.test_network import logits_of
 def preparation(
     source: ModelWeights, greedy_traces: Traces, axes: Axes, tmp_path_factory: pytest.TempPathFactory
 ) -> Preparation:
-    return Preparation(source, greedy_traces, axes, budget_s=0.005, folder=tmp_path_factory.mktemp("proxy"))
+    folder = tmp_path_factory.mktemp("proxy")
+    return Preparation(source, greedy_traces, axes, budget_s=0.005, folder=folder, candidate_tokens=2 * 512)
 
 
 @pytest.fixture(scope="module", params=sorted(ESTIMATORS))
 def estimator(request: pytest.FixtureRequest, preparation: Preparation) -> Estimator:
-    return prepare_estimator(request.param, preparation)
+    own = replace(preparation, folder=preparation.folder / request.param)
+    return prepare_estimator(request.param, own)
 
 
 @given(
@@ -54,8 +56,11 @@ def test_shapes_outside_the_source_are_bad_requests(estimator: Estimator, source
 
 
 def test_estimators_know_their_names(preparation: Preparation) -> None:
-    assert {prepare_estimator(name, preparation).name for name in ESTIMATORS} == {"pruned", "elastic"}
-    with pytest.raises(BadRequest, match="unknown proxy 'guess'; choose from: pruned, elastic"):
+    names = {prepare_estimator(name, preparation).name for name in ESTIMATORS}
+    assert names == ESTIMATORS.keys() == {"pruned", "recovered", "elastic", "learned-mask"}
+    with pytest.raises(
+        BadRequest, match="unknown proxy 'guess'; choose from: pruned, recovered, elastic, learned-mask"
+    ):
         prepare_estimator("guess", preparation)
 
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from autotune.proxy.score_traces import acceptance_of
 from autotune.proxy.training import Recipe
 from autotune.traces import Traces
 from autotune.weights import ModelWeights, trimmed
+from tests.support.objectives import diverging
 
 RECIPE = Recipe(learning_rate=1e-2, batch_tokens=128, warmup_steps=4, checkpoint_steps=5)
 
@@ -88,3 +90,63 @@ def test_a_draft_that_ships_trimmed_is_judged_trimmed_and_returned_whole(
 def test_a_trimmed_head_is_not_trained(draft: ModelWeights, greedy_traces: Traces) -> None:
     with pytest.raises(ValueError, match="a trimmed head cannot be trained"):
         finish(trimmed(draft, np.arange(8)), greedy_traces, 0.002, recipe=RECIPE)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def kill_halfway(share: float) -> None:
+    if share > 0.5:
+        raise Killed
+
+
+def test_a_killed_finish_goes_on_to_the_same_draft_and_leaves_nothing(
+    draft: ModelWeights, greedy_traces: Traces, tmp_path: Path
+) -> None:
+    whole = finish(draft, greedy_traces, 0.004, recipe=RECIPE)
+    with pytest.raises(Killed):
+        finish(draft, greedy_traces, 0.004, recipe=RECIPE, checkpoints=tmp_path, on_progress=kill_halfway)
+    shares: list[float] = []
+    again = finish(draft, greedy_traces, 0.004, recipe=RECIPE, checkpoints=tmp_path, on_progress=shares.append)
+    assert shares[0] > 0.4
+    assert again.after == whole.after
+    for name, expected in whole.weights.arrays.items():
+        np.testing.assert_array_equal(again.weights.arrays[name], expected, err_msg=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["draft", "traces", "seed", "budget"])
+def test_a_finish_never_takes_up_another_ones_start(
+    draft: ModelWeights, greedy_traces: Traces, tmp_path: Path, change: str
+) -> None:
+    with pytest.raises(Killed):
+        finish(draft, greedy_traces, 0.004, recipe=RECIPE, checkpoints=tmp_path, on_progress=kill_halfway)
+    arrays = {name: array * np.float32(1.01) for name, array in draft.arrays.items()}
+    draft = replace(draft, arrays=arrays) if change == "draft" else draft
+    traces = replace(greedy_traces, items=greedy_traces.items[:-1]) if change == "traces" else greedy_traces
+    shares: list[float] = []
+    finish(
+        draft,
+        traces,
+        0.005 if change == "budget" else 0.004,
+        seed=int(change == "seed"),
+        recipe=RECIPE,
+        checkpoints=tmp_path,
+        on_progress=shares.append,
+    )
+    assert shares[0] < 0.1
+
+
+def test_a_finish_that_diverges_later_keeps_its_last_good_weights_and_says_so(
+    draft: ModelWeights, greedy_traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_text = replace(greedy_traces, items=greedy_traces.items[:1])
+    monkeypatch.setattr("autotune.proxy.finish.whole_objective", lambda *these: diverging(*these[:2], {"step": 12}))
+    notes: list[str] = []
+    finished = finish(draft, one_text, 0.005, recipe=RECIPE, on_note=notes.append)
+    (note,) = notes
+    assert note.startswith("the training loss became NaN or infinite at step 12 of ")
+    assert note.endswith("the last good weights, of step 10, are kept")
+    assert all(np.isfinite(array).all() for array in finished.weights.arrays.values())
+    assert finished.improved

@@ -9,7 +9,7 @@ import torch
 
 from autotune.proxy.base import Axes, Preparation
 from autotune.proxy.criteria import calibrate
-from autotune.proxy.elastic import ElasticSettings, ElasticSource, prepare_elastic, train_elastic
+from autotune.proxy.elastic import ElasticSettings, ElasticSource, train_elastic, trained_source
 from autotune.proxy.finish import finish
 from autotune.proxy.network import Network, hidden_states, network_of
 from autotune.proxy.prune import PrunedEstimator, calibration_sequences
@@ -145,5 +145,5 @@ def test_a_tied_head_is_trained_apart_from_the_embedding(tmp_path: Path) -> None
     source = styled_weights("qwen2")
     tied = replace(source, arrays={**source.arrays, "head": source.arrays["embed"]})
     preparation = Preparation(tied, traces_of(tied), axes_of(tied.shape), 0.05, tmp_path)
-    trained = prepare_elastic(preparation).ordered
+    trained = trained_source(preparation).ordered
     assert not np.array_equal(trained.arrays["head"], trained.arrays["embed"])

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from autotune.errors import TrainingDiverged
 from autotune.proxy.batches import Batch
+from autotune.proxy.loss_choice import Loss
 from autotune.proxy.network import Network, head_logits, hidden_states, network_of
 from autotune.proxy.parts import whole_part
-from autotune.proxy.training import Recipe, Trained, part_loss, torch_threads, train
+from autotune.proxy.training import Companions, Recipe, Trained, part_loss, torch_threads, train
 from autotune.weights import ModelWeights
 
 STEPS = 23
@@ -97,7 +98,7 @@ def _nan(network: Network) -> Tensor:
 
 def test_divergence_before_any_checkpoint_is_an_error(source: ModelWeights) -> None:
     network = network_of(source, trainable=True)
-    with pytest.raises(TrainingDiverged, match="step 2: try another --seed"):
+    with pytest.raises(TrainingDiverged, match="step 2 of 23: try another --seed"):
         train(network, lambda step: loss_of(network, step) if step < 2 else _nan(network), STEPS, RECIPE)
 
 
@@ -115,6 +116,36 @@ def test_the_loss_is_cross_entropy_at_the_workloads_temperature(source: ModelWei
     torch.testing.assert_close(loss, expected)
 
 
+def test_alternatives_are_learned_where_there_are_labels_or_not(source: ModelWeights) -> None:
+    network, part = network_of(source), whole_part(source.shape)
+    tokens, labels = torch.tensor([[1, 2, 3]]), torch.tensor([[-100, 7, -100]])
+    alternatives = torch.tensor([[[8, 9], [-1, -1], [-1, -1]]])
+    logprobs = torch.tensor([[[0.5, 0.5], [0.0, 0.0], [0.0, 0.0]]]).log()
+    log_probabilities = torch.log_softmax(head_logits(network, hidden_states(network, tokens)), -1)[0]
+    entropy = -np.log(0.5)
+    expected = (-log_probabilities[0, [8, 9]].mean() - entropy - log_probabilities[1, 7]) / 2
+    loss = part_loss(network, Batch(tokens, labels, alternatives, logprobs, Loss.KL), part, 0.0)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_a_loss_of_weights_that_are_not_numbers_ends_the_training(source: ModelWeights, loss: Loss) -> None:
+    """Whatever it clamps, no loss hides that a network is lost: the last good weights are kept."""
+    network = network_of(source, trainable=True)
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 48, (2, 6)))
+    batch = Batch(tokens, tokens.roll(-1, 1), tokens[..., None].roll(-1, 1), torch.full((2, 6, 1), -0.1), loss)
+
+    def loss_at(step: int) -> Tensor:
+        if step == 6:
+            with torch.no_grad():
+                network.tensors["norm"][0] = torch.nan
+        return part_loss(network, batch, whole_part(source.shape), 0.7)
+
+    stopped = train(network, loss_at, STEPS, RECIPE)
+    assert stopped.diverged_at_step == 6
+    assert all(torch.isfinite(tensor).all() for tensor in stopped.tensors.values())
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     recipe = Recipe(learning_rate=1.0, warmup_steps=4, decay_share=0.5)
     rates = [recipe.rate(step, 20) for step in range(20)]
@@ -129,3 +160,38 @@ def test_threads_are_set_back() -> None:
     with torch_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_companions_have_rates_of_their_own_and_may_climb(source: ModelWeights, tmp_path: Path) -> None:
+    """The saddle point of l · (x - 2) + (x - 2)² is at x = 2, which only a multiplier that climbs holds it to."""
+
+    def trained(folder: Path | None, killed_after: int | None = None) -> Trained:
+        network = network_of(source, trainable=True)
+        slow, fast, multiplier, bounded = (torch.zeros(1, requires_grad=True) for _ in range(4))
+
+        def loss_at(step: int) -> Tensor:
+            excess = fast - 2.0
+            return loss_of(network, step) + (multiplier * excess + excess.square() + 0.5 * fast + slow - bounded).sum()
+
+        def on_progress(share: float) -> None:
+            if killed_after is not None and round(share * 200) == killed_after:
+                raise Killed
+
+        companions = [
+            Companions({"fast": fast}, 0.1),
+            Companions({"slow": slow}, 1e-3),
+            Companions({"multiplier": multiplier}, 0.1, ascend=True),
+            Companions({"bounded": bounded}, 0.1, bound=0.3),
+        ]
+        how = Recipe(learning_rate=1e-4, warmup_steps=1, checkpoint_steps=40)
+        return train(network, loss_at, 200, how, companions=companions, work_folder=folder, on_progress=on_progress)
+
+    done = trained(None)
+    assert done.tensors["fast"].item() == pytest.approx(2.0, abs=0.05)
+    assert done.tensors["multiplier"].item() == pytest.approx(-0.5, abs=0.2)
+    assert -0.2 < done.tensors["slow"].item() < -0.1
+    assert done.tensors["bounded"].item() == pytest.approx(0.3)
+    with pytest.raises(Killed):
+        trained(tmp_path, killed_after=90)
+    continued = trained(tmp_path)
+    assert all(torch.equal(continued.tensors[name], done.tensors[name]) for name in done.tensors)

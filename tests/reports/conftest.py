@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autotune.candidate import Build, DraftShape, Precision
-from autotune.reports.summary import RunFacts
+from autotune.reports.facts import RunFacts
 from autotune.results import (
     Acceptance,
     Evidence,

@@ -10,10 +10,11 @@ import pytest
 from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.candidate import DraftShape
 from autotune.published import PUBLISHED
+from autotune.reports.facts import RunFacts
 from autotune.reports.figures import pareto_figure
 from autotune.reports.markdown import markdown
 from autotune.reports.summarise import summarise
-from autotune.reports.summary import RunFacts, Verdict
+from autotune.reports.summary import Verdict
 from autotune.results import Acceptance, Evidence, Figure, Measured, MeasureSettings, RunKind, TrialRecord
 from autotune.score import score_lookahead
 from tests.support.figures import BUILD, constant_acceptance, latency, record, screened, target_latency

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import BadRequest
+from autotune.reports.facts import RunFacts
 from autotune.reports.figures import pareto_figure
 from autotune.reports.markdown import markdown
 from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
-from autotune.reports.summary import RunFacts
 from autotune.results import TrialRecord
 from tests.support.figures import BUILD, screened
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from autotune.reports.facts import RunFacts
 from autotune.reports.summarise import summarise
-from autotune.reports.summary import RunFacts, Verdict
+from autotune.reports.summary import Verdict
 from autotune.results import Evidence, Figure, TrialRecord
 from tests.support.figures import BUILD, screened
 

@@ -1,5 +1,7 @@
 """Lossless decoding with fakes whose output depends on what their caches really hold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from autotune.errors import BadRequest
 from autotune.runtime.decode import Decoder, DecodeRequest, Statistics
+from autotune.runtime.drafter import ModelDrafter
 from autotune.sampling import SamplingSettings, distribution
 from tests.support.sessions import VOCAB, PairwiseSession, TrimmedSession, near_table, random_table
 
@@ -15,8 +18,8 @@ def decode(
     target_seed: int, noise: float, lookahead: int, request: DecodeRequest, capacity: int = 256
 ) -> tuple[list[int], Statistics]:
     table = random_table(target_seed)
-    draft = PairwiseSession(near_table(table, 99, noise), capacity) if lookahead else None
-    return Decoder(PairwiseSession(table, capacity), draft, lookahead).decode(request)
+    drafter = ModelDrafter(PairwiseSession(near_table(table, 99, noise), capacity)) if lookahead else None
+    return Decoder(PairwiseSession(table, capacity), drafter, lookahead).decode(request)
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,7 +55,9 @@ def test_greedy_output_with_a_trimmed_draft_is_the_targets_own(
     table = random_table(seed)
     draft = TrimmedSession(PairwiseSession(near_table(table, 99, noise)), np.array(sorted(kept)))
     alone, _ = Decoder(PairwiseSession(table), None, 0).decode(DecodeRequest(prompt, 40))
-    paired, statistics = Decoder(PairwiseSession(table), draft, lookahead).decode(DecodeRequest(prompt, 40))
+    paired, statistics = Decoder(PairwiseSession(table), ModelDrafter(draft), lookahead).decode(
+        DecodeRequest(prompt, 40)
+    )
     assert paired == alone
     # Each token that the draft cannot propose is the target's own, and ends a round.
     assert statistics.rounds >= sum(token not in kept for token in alone)
@@ -73,7 +78,7 @@ def test_sampled_output_has_the_targets_distribution(kept: list[int] | None) -> 
     whole = PairwiseSession(near_table(table, 5, 1.0))
     runs, counts = 6000, np.zeros((VOCAB,) * 3)
     draft = whole if kept is None else TrimmedSession(whole, np.array(kept))
-    decoder = Decoder(PairwiseSession(table), draft, 2)
+    decoder = Decoder(PairwiseSession(table), ModelDrafter(draft), 2)
     for seed in range(runs):
         tokens, _ = decoder.decode(DecodeRequest([3, 1], 3, sampling, seed))
         counts[tuple(tokens)] += 1
@@ -118,10 +123,11 @@ def test_a_round_is_yielded_as_soon_as_it_is_verified() -> None:
     table = random_table(1)
     target = PairwiseSession(table)
     statistics = Statistics()
-    rounds = Decoder(target, PairwiseSession(table), 3).rounds(DecodeRequest([1], 40), statistics)
-    assert len(next(rounds)) == 4
+    rounds = Decoder(target, ModelDrafter(PairwiseSession(table)), 3).rounds(DecodeRequest([1], 40), statistics)
+    done = next(rounds)
+    assert (len(done.tokens), done.drafted, done.accepted) == (4, 3, 3)
     assert target.calls == 1
-    assert statistics.tokens == 4
+    assert (statistics.tokens, statistics.drafted) == (4, 3)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +143,49 @@ def test_bad_requests_are_refused(request_: DecodeRequest, message: str) -> None
         decode(0, 0.0, 0, request_, capacity=20)
 
 
-def test_a_lookahead_needs_a_draft() -> None:
-    with pytest.raises(ValueError, match="draft"):
+@pytest.mark.parametrize("sampling", [SamplingSettings(), SamplingSettings(0.7, top_k=3)])
+@pytest.mark.parametrize("lookahead", [0, 3])
+def test_logprobs_are_the_targets_own_of_every_emitted_token(lookahead: int, sampling: SamplingSettings) -> None:
+    table, prompt = random_table(6), [1, 4]
+    request = DecodeRequest(prompt, 30, sampling, logprobs=2)
+    drafter = ModelDrafter(PairwiseSession(near_table(table, 9, 0.5)))
+    decoder = Decoder(PairwiseSession(table), drafter, lookahead)
+    rounds = list(decoder.rounds(request, Statistics()))
+    tokens = [token for done in rounds for token in done.tokens]
+    assert tokens == decoder.decode(replace(request, logprobs=None))[0]
+    text = [*prompt, *tokens]
+    noted = [each for done in rounds for each in done.logprobs]
+    assert len(noted) == len(tokens)
+    for place, (token, each) in enumerate(zip(tokens, noted, strict=True), start=len(prompt)):
+        logits = table[text[place - 2], text[place - 1]].astype(np.float64)
+        expected = logits - np.log(np.exp(logits).sum())
+        assert each.logprob == pytest.approx(expected[token])
+        assert [likely for likely, _ in each.likeliest] == np.argsort(-expected)[:2].tolist()
+        assert [logprob for _, logprob in each.likeliest] == pytest.approx(sorted(expected)[:-3:-1])
+
+
+def test_a_request_may_ask_for_fewer_drafted_tokens() -> None:
+    table = random_table(1)
+    decoder = Decoder(PairwiseSession(table), ModelDrafter(PairwiseSession(table)), 4)
+    for asked, drafted in ((None, 4), (9, 4), (2, 2), (0, 0)):
+        done = next(decoder.rounds(DecodeRequest([1], 40, lookahead=asked), Statistics()))
+        assert done.drafted == done.accepted == drafted
+
+
+def test_siblings_decode_in_turns_what_each_would_alone() -> None:
+    table = random_table(3)
+    first = Decoder(PairwiseSession(table), ModelDrafter(PairwiseSession(near_table(table, 5, 0.5))), 3)
+    requests = [DecodeRequest([n, 2], 25) for n in range(3)]
+    expected = [first.decode(request)[0] for request in requests]
+    courses = [first.sibling().rounds(request, Statistics()) for request in requests]
+    tokens: list[list[int]] = [[] for _ in requests]
+    for _ in range(5):
+        for course, text in zip(courses, tokens, strict=True):
+            text += next(course).tokens
+    for text, whole in zip(tokens, expected, strict=True):
+        assert text == whole[: len(text)]
+
+
+def test_a_lookahead_needs_a_drafter() -> None:
+    with pytest.raises(ValueError, match="drafter"):
         Decoder(PairwiseSession(random_table(0)), None, 2)

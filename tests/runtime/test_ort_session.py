@@ -13,7 +13,7 @@ from autotune.compile.base import CompileSettings, build_program
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.errors import ArtifactError
 from autotune.program import Drafting, Program
-from autotune.runtime import ort_bursts, ort_session
+from autotune.runtime import ort_engine
 from autotune.runtime.ort_session import PIECE_TOKENS, OrtSession
 from autotune.runtime.sampled_burst import draw_call_by_call
 from autotune.runtime.session import open_session
@@ -114,8 +114,8 @@ def test_the_public_call_gives_the_same_result(program: Path, monkeypatch: pytes
             self.bind_input = self.inner.bind_input
             self.bind_output = self.inner.bind_output
 
-    original = ort_session.open_graph
-    monkeypatch.setattr(ort_session, "open_graph", lambda *args: WithoutPrivateParts(original(*args)))
+    original = ort_engine.open_graph
+    monkeypatch.setattr(ort_engine, "open_graph", lambda *args: WithoutPrivateParts(original(*args)))
     assert opened(program).burst([1, 2], 0, 20) == expected
 
 
@@ -201,13 +201,13 @@ def test_burst_programs_are_opened_when_they_are_first_needed(
     session = opened(drafting_program)
     session.drafting = Drafting.BURST
     names: list[str] = []
-    original = ort_bursts.open_graph
+    original = ort_engine.open_graph
 
     def open_graph(folder: Path, name: str, threads: int) -> onnxruntime.InferenceSession:
         names.append(name)
         return original(folder, name, threads)
 
-    monkeypatch.setattr(ort_bursts, "open_graph", open_graph)
+    monkeypatch.setattr(ort_engine, "open_graph", open_graph)
     session.greedy([1], 0)
     assert names == []
     session.burst([1], 0, 2)

@@ -67,6 +67,35 @@ class BatchConformance(BackendSuite):
             starts += width
 
     @pytest.mark.parametrize("style", STYLED)
+    def test_some_sequences_alone_leave_the_others_as_they_are(self, style: str, tmp_path: Path) -> None:
+        weights = styled_weights(style)
+        settings = replace(self.settings(self.exact), batch=BATCH, smaller_batches=(1, 2))
+        build_program(self.backend, weights, settings, tmp_path)
+        assert Program.read(tmp_path).batches == (1, 2, BATCH)
+        session = open_batch_session(tmp_path, threads=1)
+        tokens, expected = sequences(weights)
+        for row in (2, 0, 1):
+            self.close(session.logits(tokens[[row], :PROMPT], [0], [row]), expected[[row], :PROMPT])
+        for rows, width in (((2, 1), 2), ((1,), 3), ((0, 2), 1)):
+            starts = np.array([PROMPT - 1] * len(rows))
+            given, wanted = (pieces(each[list(rows)], starts, width) for each in (tokens, expected))
+            self.close(session.logits(given, starts.tolist(), rows), wanted)
+            greedy = session.greedy(given, starts.tolist(), rows)
+            assert greedy.tolist() == wanted.argmax(axis=-1).tolist()
+        starts = np.array(STARTS)
+        self.close(session.logits(pieces(tokens, starts, 3), STARTS), pieces(expected, starts, 3))
+        for rows in ((1, 1), (0, 1, 2, 3), ()):
+            with pytest.raises(ValueError, match="1, 2, 3 of them"):
+                session.logits(tokens[: len(rows), :1], [0] * len(rows), rows)
+        with pytest.raises(ValueError, match="2 rows and 1 starts given for 1 sequences"):
+            session.logits(tokens[:2, :1], [0], [1])
+        session.close()
+        session.close()
+        (tmp_path / "batch.2.onnx").unlink()
+        with pytest.raises(ArtifactError, match=r"batch\.2\.onnx is missing"):
+            open_batch_session(tmp_path, threads=1)
+
+    @pytest.mark.parametrize("style", STYLED)
     @pytest.mark.parametrize("precision", QUANTISED_ERROR)
     def test_other_precisions_of_a_batch(self, style: str, precision: Precision, tmp_path: Path) -> None:
         if precision not in load_backend(self.backend, self.device).precisions(self.device):
@@ -86,7 +115,7 @@ class BatchConformance(BackendSuite):
     ) -> None:
         tokens, expected = sequences(batch[0])
         batch_session.logits(tokens[:, :PROMPT], [0] * BATCH)
-        with pytest.raises(ValueError, match=f"{BATCH} sequences"):
+        with pytest.raises(ValueError, match=f"for {BATCH} sequences"):
             batch_session.logits(tokens[:2, :1], [0, 0])
         with pytest.raises(ValueError, match="start"):
             batch_session.logits(tokens[:, :1], [0, PROMPT + 1, 0])

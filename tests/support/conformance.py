@@ -14,14 +14,18 @@ import pytest
 from autotune.candidate import DraftShape, Precision
 from autotune.compile.base import build_program, load_backend
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
+from autotune.contest import NEAR_TIE
 from autotune.errors import ArtifactError
 from autotune.program import Drafting, Program
 from autotune.quantization import dequantised
 from autotune.runtime.session import Session, open_session
+from autotune.sampling import SamplingSettings, distribution
+from autotune.stopping import Pace
 from autotune.weights import ModelWeights, TokenIds, trimmed
 from tests.support import jobs
 from tests.support.compiled import CAPACITY, LENGTH, PROMPT, QUANTISED_ERROR, SAMPLINGS, Compiled, ids_of
 from tests.support.models import reference_logits, tiny_weights
+from tests.support.stopping import rule_of
 from tests.support.styled_conformance import StyledConformance
 
 SHAPES = {
@@ -113,6 +117,23 @@ class BackendConformance(StyledConformance):
         for start in range(PROMPT, LENGTH, width):
             end = min(start + width, LENGTH)
             self.close(session.logits(compiled.tokens[start:end], start), compiled.expected[start:end])
+
+    def test_a_targets_logits_do_not_depend_on_how_many_tokens_share_a_call(self, tmp_path: Path) -> None:
+        whole = tiny_weights(SHAPES["grouped"])
+        precisions = load_backend(self.backend, self.device).target_precisions(self.device)
+        assert precisions <= load_backend(self.backend, self.device).precisions(self.device)
+        assert self.exact in precisions
+        for precision in sorted(precisions):
+            folder = tmp_path / precision.value
+            build_program(self.backend, whole, self.settings(precision), folder)
+            session = open_session(folder, threads=1)
+            tokens = np.random.default_rng(7).integers(0, whole.shape.vocab, LENGTH).tolist()
+            single = np.stack([session.logits([token], place)[0].copy() for place, token in enumerate(tokens)])
+            for width in (2, 5, 9):
+                starts = range(0, LENGTH, width)
+                verified = np.concatenate([session.logits(tokens[at : at + width], at).copy() for at in starts])
+                assert np.abs(verified - single).max() <= NEAR_TIE[precision] * np.abs(single).max()
+            session.close()
 
     def test_tokens_may_be_an_array(self, compiled: Compiled, session: Session) -> None:
         self.close(session.logits(np.array(compiled.tokens), 0), compiled.expected)
@@ -207,6 +228,26 @@ class BackendConformance(StyledConformance):
         other.close()
         self.close(session.logits(compiled.tokens, 0), compiled.expected)
 
+    @pytest.mark.parametrize("drafting", list(Drafting))
+    def test_siblings_share_a_program_and_no_cache(self, compiled: Compiled, drafting: Drafting) -> None:
+        def course(session: Session, tokens: list[int]) -> Iterator[object]:
+            session.drafting = drafting
+            session.greedy(tokens[:PROMPT], 0)
+            yield session.burst(tokens[PROMPT : PROMPT + 1], PROMPT, 3)
+            burst = session.sampled_burst(tokens[PROMPT : PROMPT + 2], PROMPT, 3, SAMPLINGS["temperature"], [0.2] * 3)
+            yield burst.tokens, burst.probabilities, burst.distribution(1).tolist()
+            yield session.logits(tokens[PROMPT:], PROMPT).tolist()
+
+        first = open_session(compiled.folder, threads=1)
+        siblings = [first.sibling(), first.sibling()]
+        first.close()  # what they share outlives it
+        texts = [compiled.tokens, compiled.tokens[::-1]]
+        expected = [list(course(open_session(compiled.folder, threads=1), tokens)) for tokens in texts]
+        courses = [course(sibling, tokens) for sibling, tokens in zip(siblings, texts, strict=True)]
+        assert [list(turn) for turn in zip(*courses, strict=True)] == [
+            list(turn) for turn in zip(*expected, strict=True)
+        ]
+
     def test_a_moved_program_runs_in_a_fresh_process(self, compiled: Compiled, tmp_path: Path) -> None:
         moved = shutil.copytree(compiled.folder, tmp_path / "moved")
         request = {"program": str(moved), "tokens": compiled.tokens}
@@ -264,3 +305,57 @@ class BackendConformance(StyledConformance):
         session = open_session(trimmed.folder, threads=1)
         for sampling in SAMPLINGS.values():
             self.check_sampled(trimmed, session, drafting, sampling, 1, 4)
+
+    @pytest.mark.parametrize("drafting", Drafting)
+    @pytest.mark.parametrize("sampling", ["greedy", *SAMPLINGS])
+    @pytest.mark.parametrize("least", [0.0, 1e-3, 0.3, 0.8, 1.1])
+    def test_a_burst_stops_where_its_confidence_says_so(
+        self, compiled: Compiled, session: Session, drafting: Drafting, sampling: str, least: float
+    ) -> None:
+        self.check_stopping(compiled, session, drafting, SAMPLINGS.get(sampling, SamplingSettings()), least)
+
+    @pytest.mark.parametrize("drafting", Drafting)
+    def test_a_trimmed_head_stops_too(self, trimmed: Compiled, drafting: Drafting) -> None:
+        session = open_session(trimmed.folder, threads=1)
+        for sampling in (SamplingSettings(), SAMPLINGS["temperature"]):
+            for least in (0.0, 0.5):
+                self.check_stopping(trimmed, session, drafting, sampling, least)
+
+    def test_a_burst_that_may_stop_needs_a_bound_for_every_step(self, compiled: Compiled, session: Session) -> None:
+        session.greedy(compiled.tokens[:PROMPT], 0)
+        with pytest.raises(ValueError, match="1 … 3 tokens by its rule, not 4"):
+            session.stopping_burst([1], PROMPT, 4, rule_of(3, goes_on_from=0.5), SamplingSettings(), [])
+        count = CAPACITY - PROMPT + 1
+        with pytest.raises(ValueError, match=f"{CAPACITY} tokens"):
+            session.stopping_burst([1], PROMPT, count, rule_of(count, goes_on_from=0.5), SamplingSettings(), [])
+
+    def check_stopping(
+        self, compiled: Compiled, session: Session, drafting: Drafting, sampling: SamplingSettings, least: float
+    ) -> None:
+        """A burst that may stop drafts the beginning of the one that may not, as long as `least` lets it."""
+        prompt, noise, count = compiled.tokens[:PROMPT], [0.9, 0.1, 0.6, 0.4, 0.8], 5
+        rule = rule_of(count, goes_on_from=least)
+        session.drafting = drafting
+        session.greedy(prompt, 0)
+        if sampling.greedy:
+            whole = session.burst(prompt[-1:], PROMPT - 1, count)
+        else:
+            whole = session.sampled_burst(prompt[-1:], PROMPT - 1, count, sampling, noise).tokens
+        logits = session.logits([prompt[-1], *whole[:-1]], PROMPT - 1).copy()
+        shown = SamplingSettings(temperature=1.0) if sampling.greedy else sampling
+        pace = Pace(rule)
+        made = next(
+            (n for n, q in enumerate(distribution(logits, shown), 1) if not pace.goes_on(float(q.max()))), count
+        )
+
+        stopped = session.stopping_burst(prompt[-1:], PROMPT - 1, count, rule, sampling, noise)
+        assert stopped.tokens == whole[:made]
+        assert stopped.survival == pytest.approx(pace.survival, abs=1e-5)
+        assert (stopped.drawn is None) == sampling.greedy
+        if stopped.drawn is not None:
+            q = stopped.drawn.distribution(made - 1)
+            assert stopped.drawn.tokens == stopped.tokens
+            assert stopped.drawn.probabilities[-1] == pytest.approx(q[stopped.tokens[-1]], rel=1e-4)
+        session.greedy(stopped.tokens[-1:], PROMPT + made - 1)
+        with pytest.raises(ValueError, match="start"):
+            session.greedy([0], PROMPT + made + 1)

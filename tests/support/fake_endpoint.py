@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ class Script:
     """A last change of a completion's answer."""
     shift: int = 0
     """Added to the ids of `/tokenize`."""
+    most_logprobs: int = 20
+    """How many likely tokens of a place may be asked for."""
     penalty: float = 0.0
     """Taken from the most likely logit before drawing, as a server with penalties of its own would."""
 
@@ -70,6 +73,12 @@ class FakeServer:
         fault = self.script.fault(count, body)
         if fault is not None:
             return fault
+        for name in ("logprobs", "prompt_logprobs"):
+            if body.get(name, 0) > self.script.most_logprobs:
+                said = (
+                    f"Requested {name} of {body[name]}, which is greater than max allowed: {self.script.most_logprobs}"
+                )
+                return Fault(400, json.dumps({"error": {"message": said}}).encode())
         by_text = isinstance(body["prompt"], str)
         if self.script.style == "none" and not by_text:
             return Fault(422, b'{"detail": "prompt must be a string"}')  # as `transformers serve`
@@ -105,6 +114,13 @@ class FakeServer:
 
     def _describe(self, drawn: list[tuple[int, Any]], prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
         style = self.script.style
+        count = body.get("logprobs", 0)
+
+        def ranked(values: Any, token: int) -> list[int]:
+            """The likeliest, and the one that is there."""
+            order = np.argsort(-values, kind="stable")[:count].tolist()
+            return order if token in order else [*order, token]
+
         if style == "none" or not body.get("logprobs"):
             return {"logprobs": None}
         if style == "llama":
@@ -115,7 +131,13 @@ class FakeServer:
                 value = float(np.exp(values[token])) if sampled == "prob" else float(values[token])
                 return {"id": token, "token": self.tokenizer.decode([token]), sampled: value}
 
-            return {"logprobs": {"content": [entry(t, v) | {tops: [entry(int(v.argmax()), v)]} for t, v in drawn]}}
+            return {
+                "logprobs": {
+                    "content": [
+                        entry(t, v) | {tops: [entry(each, v) for each in ranked(v, t)[:count]]} for t, v in drawn
+                    ]
+                }
+            }
         spelled = body.get("return_tokens_as_token_ids") and style.startswith("vllm")
 
         def name(token: int) -> str:
@@ -125,19 +147,19 @@ class FakeServer:
             "tokens": [name(token) for token, _ in drawn],
             "token_logprobs": [float(values[token]) for token, values in drawn],
             "top_logprobs": [
-                {name(int(values.argmax())): float(values.max()), name(token): float(values[token])}
-                for token, values in drawn
+                {name(each): float(values[each]) for each in ranked(values, token)} for token, values in drawn
             ],
         }
         found: dict[str, Any] = {"logprobs": columns}
         if body.get("return_token_ids") and style in {"vllm", "sglang"}:
             found |= {"token_ids": [token for token, _ in drawn], "prompt_token_ids": prompt}
         if body.get("prompt_logprobs") is not None and style.startswith("vllm"):
+            shown = np.log(distribution(self.table, SamplingSettings(1.0)))
             found["prompt_logprobs"] = [
                 None,
                 *(
-                    {str(top): {"logprob": -0.5, "rank": 1}, str(token): {"logprob": -0.5 if token == top else -2.0}}
-                    for token, top in zip(prompt[1:], self.table[prompt[:-1]].argmax(-1).tolist(), strict=True)
+                    {str(each): {"logprob": float(shown[before, each])} for each in ranked(shown[before], token)}
+                    for before, token in pairwise(prompt)
                 ),
             ]
         return found

@@ -1,5 +1,7 @@
 """Latencies and acceptances with round numbers, and the results that follow from them."""
 
+from dataclasses import replace
+
 from autotune.candidate import Build, DraftShape, Precision
 from autotune.results import (
     Acceptance,
@@ -41,6 +43,17 @@ def constant_acceptance(kept: float, lookaheads: int = 4) -> Acceptance:
         rounds=(tuple(100 * r for r in rounds), tuple(300 * r for r in rounds)),
         accepted=(kept,) * lookaheads,
         examined=(1.0,) * lookaheads,
+    )
+
+
+def acceptance_by_category(lookaheads: int = 4, **kept: float) -> Acceptance:
+    """A trace of 100 tokens of each category, on which TAR(k) = 1 + kept · k."""
+    each = [constant_acceptance(share, lookaheads) for share in kept.values()]
+    return replace(
+        constant_acceptance(0.5, lookaheads),
+        tokens=(100,) * len(each),
+        rounds=tuple(one.rounds[0] for one in each),
+        categories=tuple(kept),
     )
 
 

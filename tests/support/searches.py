@@ -7,6 +7,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autotune.candidate import Build
+from autotune.samplers import AUTO, SamplerName
 from autotune.screening import Screener
 from autotune.search_space.constraints import Constraints
 from autotune.search_space.space import SearchSpace
@@ -22,11 +23,17 @@ class Bench:
     """A run's folder in which searches follow one another; their study is `storage`, by default the folder's own."""
 
     def __init__(
-        self, path: Path, space: SearchSpace | None = None, storage: optuna.storages.BaseStorage | None = None
+        self,
+        path: Path,
+        space: SearchSpace | None = None,
+        storage: optuna.storages.BaseStorage | None = None,
+        sampler: SamplerName = AUTO,
     ) -> None:
         self.path = path
         self.space = space or tiny_space()
+        self.in_memory = storage
         self.storage = storage or f"sqlite:///{path / 'study.db'}"
+        self.sampler = sampler
         self.observer = SilentObserver()
         self.evaluated: list[Build] = []
 
@@ -41,7 +48,10 @@ class Bench:
         screener = Screener(target_latency(LOOKAHEADS), Constraints(context_tokens=64)) if screen else None
         try:
             with RunFolder.open(self.path, {}, resume=True) as folder:
-                result = Search(self.space, evaluator, folder, self.observer, seed, screener).run(budget)
+                search = Search(
+                    self.space, evaluator, folder, self.observer, seed, screener, self.sampler, self.in_memory
+                )
+                result = search.run(budget)
                 assert folder.records() == result.records
         finally:
             self.evaluated += evaluator.builds

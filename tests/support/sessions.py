@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from autotune.candidate import DraftShape, Precision
 from autotune.program import Drafting, Program
 from autotune.runtime.sampled_burst import draw_call_by_call
-from autotune.runtime.session import SampledBurst, Session, Tokens
+from autotune.runtime.session import SampledBurst, Session, StoppedBurst, Tokens
+from autotune.runtime.stopping_burst import stop_call_by_call
 from autotune.sampling import SamplingSettings
+from autotune.stopping import StopRule
 from autotune.weights import Numerics, TokenIds
 
 VOCAB = 7
@@ -47,8 +49,22 @@ class PairwiseSession:
     ) -> SampledBurst:
         return draw_call_by_call(self, tokens, start, count, settings, noise)
 
+    def stopping_burst(
+        self,
+        tokens: Tokens,
+        start: int,
+        count: int,
+        rule: StopRule,
+        settings: SamplingSettings,
+        noise: Sequence[float],
+    ) -> StoppedBurst:
+        return stop_call_by_call(self, tokens, start, count, rule, settings, noise)
+
     def pretend_cached(self, count: int) -> None:
         self._cached = [0] * count
+
+    def sibling(self) -> "PairwiseSession":
+        return PairwiseSession(self._table, self.program.capacity_tokens)
 
     def close(self) -> None:
         self._cached.clear()
@@ -78,8 +94,22 @@ class TrimmedSession:
     ) -> SampledBurst:
         return draw_call_by_call(self, tokens, start, count, settings, noise)
 
+    def stopping_burst(
+        self,
+        tokens: Tokens,
+        start: int,
+        count: int,
+        rule: StopRule,
+        settings: SamplingSettings,
+        noise: Sequence[float],
+    ) -> StoppedBurst:
+        return stop_call_by_call(self, tokens, start, count, rule, settings, noise)
+
     def pretend_cached(self, count: int) -> None:
         self._whole.pretend_cached(count)
+
+    def sibling(self) -> "TrimmedSession":
+        return TrimmedSession(self._whole.sibling(), self._token_ids)
 
     def close(self) -> None:
         self._whole.close()
@@ -104,3 +134,35 @@ def near_table(table: NDArray[np.float32], seed: int, noise: float) -> NDArray[n
     """A draft for the chain of `table`: the same logits, disturbed."""
     disturbed = table + noise * np.random.default_rng(seed).standard_normal(table.shape)
     return disturbed.astype(np.float32)
+
+
+class BatchOf:
+    """Sessions of single sequences as one batch session: what each cache holds decides, and what is skipped shows."""
+
+    def __init__(self, sessions: Sequence[Session], smaller_batches: tuple[int, ...] = ()) -> None:
+        self.program = replace(sessions[0].program, batch=len(sessions), smaller_batches=smaller_batches)
+        self.calls: list[tuple[int, int]] = []
+        """Rows and tokens of each."""
+        self._sessions = sessions
+
+    def logits(
+        self, tokens: NDArray[np.int64], starts: Sequence[int], sequences: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        rows = list(range(len(self._sessions))) if sequences is None else list(sequences)
+        assert len(rows) in self.program.batches, "no such number of sequences"
+        assert len(set(rows)) == len(rows) == len(tokens) == len(starts)
+        self.calls.append(tokens.shape)
+        return np.stack(
+            [self._sessions[row].logits(given, start) for row, given, start in zip(rows, tokens, starts, strict=True)]
+        )
+
+    def greedy(
+        self, tokens: NDArray[np.int64], starts: Sequence[int], sequences: Sequence[int] | None = None
+    ) -> NDArray[np.int64]:
+        chosen = self.logits(tokens, starts, sequences).argmax(-1)
+        ids = self.program.head_tokens
+        return chosen if ids is None else ids[chosen]
+
+    def close(self) -> None:
+        for session in self._sessions:
+            session.close()

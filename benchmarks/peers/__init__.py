@@ -1,0 +1,1 @@
+"""The pair against its peers, on the same weights and prompts: `python -m benchmarks.peers`."""
