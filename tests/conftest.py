@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,3 +33,29 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_llama(folder)
     save_tokenizer(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty of the demo's prompts."""
+    from tests.support.runs import write_prompts
+
+    return write_prompts(tmp_path_factory.mktemp("prompts") / "prompts.jsonl")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
+    """The folder of a whole run of the demo; do not write to it."""
+    from tests.support.runs import small_run
+
+    return small_run(tmp_path_factory.mktemp("runs") / "run", prompts)
+
+
+@pytest.fixture(scope="session")
+def pair_artifact(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact with a draft: that run's own or, where this machine's verdict is another, one made by hand."""
+    if json.loads((finished / "artifact" / "manifest.json").read_text())["draft"]:
+        return finished / "artifact"
+    from tests.support.artifacts import artifact_of_demo
+
+    return artifact_of_demo(tmp_path_factory.mktemp("pair") / "artifact")
