@@ -1,4 +1,3 @@
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,13 +48,3 @@ def finished(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
     from tests.support.runs import small_run
 
     return small_run(tmp_path_factory.mktemp("runs") / "run", prompts)
-
-
-@pytest.fixture(scope="session")
-def pair_artifact(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact with a draft: that run's own or, where this machine's verdict is another, one made by hand."""
-    if json.loads((finished / "artifact" / "manifest.json").read_text())["draft"]:
-        return finished / "artifact"
-    from tests.support.artifacts import artifact_of_demo
-
-    return artifact_of_demo(tmp_path_factory.mktemp("pair") / "artifact")

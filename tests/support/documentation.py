@@ -96,6 +96,6 @@ def _command(place: str, text: str, words: list[str]) -> Command:
     while _ASSIGNMENT.fullmatch(words[0]):
         name, _, value = words.pop(0).partition("=")
         environment.append((name, value))
-    program = Path(words[0]).name
+    program = words[0].rpartition("/")[2]
     rest = tuple(word for word in words[1:] if word != "…")
     return Command(place, text, (program, *rest), tuple(environment), stdin)
