@@ -48,8 +48,10 @@ PARSED = {
 }
 """Commands whose words are only parsed: those that begin with the first word and hold the others."""
 ELSEWHERE = ("--device cuda", "http://", "--download", "llama-65b --source", "--draft-vocab full,8192")
-"""Parts of runs that need a GPU, a server, the hub, or a larger model than the demo: such a run is configured only.  All
-other runs are resolved against this machine, as a run begins, but for the search itself: one is shared by all tests."""
+"""Parts of runs that need a GPU, a server, the hub, or a larger model than the demo: such a run is configured only.
+
+All other runs are resolved against this machine, as a run begins; the search itself is one, shared by all tests.
+"""
 REDUCED = {
     "bench": ("--count", "4", "--repeats", "2", "--max-new-tokens", "8"),
     "verify": ("--count", "2", "--max-new-tokens", "8"),
@@ -75,6 +77,13 @@ class Accepted(Exception):
     """The search would begin now."""
 
 
+def put_right(text: str, folder: Path) -> str:
+    """Text with the places of this machine: a checkpoint for `/models/…`, a folder of the workspace for `/data/…`."""
+    for name in ("my-llama", "big", "small"):
+        text = re.sub(rf"/models/{name}\b", lambda _: str(targets.demo_folder()), text)
+    return text.replace("/data/", f"{folder}/")
+
+
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact with a draft and a schedule up to four sequences, whatever the verdict of a run here would be."""
@@ -95,7 +104,7 @@ def workspace(
     (folder / "mine.jsonl").write_text("".join(json.dumps(each) + "\n" for each in mine))
     for block in BLOCKS:
         if block.title:
-            (folder / block.title).write_text(block.text + "\n")
+            (folder / block.title).write_text(put_right(block.text, folder) + "\n")
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     for words in (
         (
@@ -119,15 +128,7 @@ def reader(workspace: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPat
     """Stands in that folder, where a search is accepted but not begun; what it returns puts names of places right."""
     monkeypatch.chdir(workspace)
     monkeypatch.setattr(targets, "fetch_models", lambda *_: None)
-    places = {f"/models/{name}": str(targets.demo_folder()) for name in ("my-llama", "big", "small")}
-    places["/data/autotune"] = str(workspace / "cache")
-
-    def put_right(text: str) -> str:
-        for name, place in places.items():
-            text = re.sub(rf"{re.escape(name)}\b", lambda _, place=place: place, text)
-        return text
-
-    return put_right
+    return lambda text: put_right(text, workspace)
 
 
 def accept(config: TuneConfig, _: object = None) -> None:
