@@ -47,6 +47,11 @@ def find_device(kind: str) -> Device:
     return Device("cpu", name, cpu_cores(), psutil.virtual_memory().total, features)
 
 
+def processor_flags() -> frozenset[str]:
+    """What the machine's processor can do, by Linux's names; empty elsewhere."""
+    return _processor()[1]
+
+
 def cpu_cores() -> int:
     """The cores that this process may use."""
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()

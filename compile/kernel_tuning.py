@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from autotune.compile.sandbox import Limits, Phase, run_sandboxed
 from autotune.compile.schedule import Schedule, default_schedule
 from autotune.compile.schedule_search import search
+from autotune.compile.tvm_host import host_target
 from autotune.program import Program
 from autotune.results import Rejected
 from autotune.tvm_import import torch_left_out
@@ -121,7 +122,7 @@ class _Bench:
         from autotune.compile.graphs.tvm_matrix_alone import buffers
 
         self._product, self._tvm = product, tvm
-        self._target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
+        self._target = host_target()
         self._arguments = [_filled(size, dtype) for size, dtype in buffers(product).values()]
         self._foreign = np.ones(min(others_bytes, MOST_FOREIGN_BYTES) // 8)
         self._built: dict[Schedule, Callable[[], object]] = {}

@@ -18,6 +18,7 @@ from autotune.candidate import Precision
 from autotune.compile import tvm_cuda
 from autotune.compile.base import CompileSettings
 from autotune.compile.graphs.tvm_packing import write_arena
+from autotune.compile.tvm_host import host_target
 from autotune.devices import find_device
 from autotune.errors import BadRequest
 from autotune.program import Drafting, Program
@@ -108,8 +109,7 @@ class TvmBackend:
 def compile_library(module: Any, path: Path) -> None:
     """Compile the module for this machine's processor into a shared library at `path`."""
     tvm = import_module("tvm")
-    target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
-    tvm.tirx.build(module, target).export_library(str(path))
+    tvm.tirx.build(module, host_target()).export_library(str(path))
 
 
 def _write_weights(weights: ModelWeights, settings: CompileSettings, path: Path) -> None:
