@@ -20,7 +20,10 @@ pytestmark = pytest.mark.slow
 def test_a_run_leaves_what_the_contract_names(finished: Path) -> None:
     names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
     assert {"run.json", "study.db", "trials.jsonl", "artifact/manifest.json"} <= names
-    assert {f"report/{name}" for name in ("summary.json", "report.md", "pareto.png", "pareto.svg")} <= names
+    assert {
+        f"report/{name}"
+        for name in ("index.html", "summary.json", "report.md", "trials.csv", "pareto.png", "pareto.svg")
+    } <= names
     assert "work" not in names
     summary = json.loads((finished / "report" / "summary.json").read_text())
     assert {"target", "device", "baseline", "best", "front", "trials", "failed", "wall_s"} <= summary.keys()
@@ -78,7 +81,7 @@ assert stopped.text == paired.text[: paired.text.index(paired.text[10:14])]
 with pair, pair.alone() as other:
     assert other.generate(text, 5).tokens == paired.tokens[:5]
 pair.close()
-heavy = {"torch", "optuna", "onnx", "transformers", "tvm", "matplotlib"} & set(sys.modules)
+heavy = {"torch", "optuna", "onnx", "transformers", "tvm", "altair", "vl_convert"} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run(
