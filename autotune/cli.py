@@ -196,7 +196,7 @@ def run(
         typer.Option(help="Categories' shares of your tokens, for --objective weighted, e.g. code=2,chat=1."),
     ] = None,
     max_memory: Annotated[str | None, typer.Option(help="Most memory for draft, cache and logits, e.g. 2GiB.")] = None,
-    max_parameters: Annotated[int | None, typer.Option(help="Most parameters of a draft.")] = None,
+    max_parameters: Annotated[str | None, typer.Option(help="Most parameters of a draft, e.g. 2M or 1.3B.")] = None,
     max_latency: Annotated[str | None, typer.Option(help="Longest round, e.g. 20ms.")] = None,
     proxy: Proxy = None,
     elastic_budget: ElasticBudget = None,

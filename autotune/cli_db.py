@@ -80,7 +80,7 @@ def prune_(
 
 def _seconds(duration: str | None) -> float | None:
     """Seconds of `--older-than`; BadRequest if it is no duration."""
-    from autotune.config import parse_duration
+    from autotune.units import parse_duration
 
     if duration is None:
         return None

@@ -66,7 +66,7 @@ def paper(
 
 
 def _seconds(text: str) -> float:
-    from autotune.config import parse_duration
+    from autotune.units import parse_duration
 
     try:
         return parse_duration(text)

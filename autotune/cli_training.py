@@ -13,7 +13,7 @@ Proxy = Annotated[
 ]
 ElasticBudget = Annotated[str | None, typer.Option(help="Training of the elastic source; default: 2m.")]
 RecoverTokens = Annotated[
-    int | None,
+    str | None,
     typer.Option(help="Training of each candidate with --proxy recovered or learned-mask; default: 131072 tokens."),
 ]
 Finish = Annotated[str | None, typer.Option(help="Last distillation of each finalist; default: 30s.")]

@@ -1,12 +1,11 @@
 """What a user asks of a run: flags, the TOML file and the Python API all end in one validated `TuneConfig`."""
 
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from autotune.candidate import Precision
 from autotune.endpoint.address import is_url
@@ -15,23 +14,7 @@ from autotune.proxy.base import find_estimator
 from autotune.proxy.loss_choice import Loss
 from autotune.sampling import SamplingSettings
 from autotune.search_space.space import Ranges
-
-_UNIT_S = {"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|µs|μs|ms|s|m|h|d)")
-
-
-def parse_duration(text: object) -> float:
-    """Seconds of a duration such as `30s`, `2m`, `1h30m`, `250ms`, `20us`, `30d`; a bare number is seconds."""
-    if isinstance(text, int | float) and not isinstance(text, bool):
-        return float(text)
-    written = str(text).strip()
-    parts = _DURATION.findall(written)
-    if parts and "".join(_DURATION.sub("", written).split()) == "":
-        return sum(float(value) * _UNIT_S[unit] for value, unit in parts)
-    try:
-        return float(written)
-    except ValueError:
-        raise ValueError(f"{written!r} is not a duration; write 30s, 2m, 1h30m, 30d, 250ms or 20us") from None
+from autotune.units import parse_count, parse_duration, parse_size
 
 
 def _split(value: object) -> object:
@@ -68,6 +51,8 @@ def _known_proxy(name: str) -> str:
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Count = Annotated[int, BeforeValidator(parse_count)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
 Batches = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], BeforeValidator(_split), Field(min_length=1)]
 Weights = Annotated[dict[str, float], BeforeValidator(_weights)]
@@ -75,7 +60,7 @@ Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_split), Field(min
 
 
 class TuneConfig(BaseModel):
-    """Everything that defines a run.  Durations accept `30s`/`2m`/`1h30m`, sizes `512MiB`/`2GiB`."""
+    """Everything that defines a run.  Durations may be written `30s` or `1h30m`, sizes `2GiB`, counts `2M` or `1.3B`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -149,15 +134,15 @@ class TuneConfig(BaseModel):
     """Categories' shares of the tokens of one's traffic, in any unit, for the weighted objective: `code=2,chat=1`, or a
     table in TOML.  Categories that are not named count for nothing."""
 
-    max_memory: ByteSize | None = Field(None, gt=0)
-    max_parameters: int | None = Field(None, ge=1)
+    max_memory: Size | None = Field(None, gt=0)
+    max_parameters: Count | None = Field(None, ge=1)
     max_latency: Duration | None = Field(None, gt=0)
 
     proxy: Annotated[str, AfterValidator(_known_proxy)] = "elastic"
     """What gives candidates their weights (see `autotune.proxy.base.ESTIMATORS`)."""
     elastic_budget: Duration = 120.0
     """Reference seconds of the training that all candidates of the elastic proxy share."""
-    recover_tokens: int = Field(131_072, ge=0)
+    recover_tokens: Count = Field(131_072, ge=0)
     """Training tokens of each candidate, with proxies that train candidates one by one (recovered, learned-mask)."""
     finish: Duration = 30.0
     loss: Literal["auto", "ce", "kl", "tv", "log", "sharp", "ce+kl", "ce+tv", "kl+tv"] = "auto"
@@ -177,7 +162,7 @@ class TuneConfig(BaseModel):
     share `threads`, which is one for trainings unless it is given."""
     build_timeout: Duration = Field(120.0, gt=0)
     run_timeout: Duration = Field(60.0, gt=0)
-    worker_memory: ByteSize | None = Field(None, gt=0)
+    worker_memory: Size | None = Field(None, gt=0)
     """Most memory a build or measurement may take; half of the machine's (or of its container's) if None."""
     database: bool = True
     """Whether to use what earlier runs measured, and to keep what this one measures (see `autotune db`)."""

@@ -1,47 +1,56 @@
 """Charts of an experiment page as SVG text."""
 
-from io import StringIO
+import json
 
-from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure as Picture
+import altair as alt
 
+from autotune.reports.charts.rendering import svg_text
+from autotune.reports.charts.theme import SERIES, Row, to_spec
 from autotune.reports.experiments import Chart
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+_WIDTH, _HEIGHT = 380, 230
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 
 
 def chart_svg(chart: Chart) -> str:
     """The chart as an `<svg>` element; the same chart gives the same text."""
-    picture = Picture(figsize=(4.9, 3.3), layout="constrained")
-    FigureCanvasSVG(picture)
-    axes = picture.add_subplot()
-    for place, series in enumerate(chart.series):
-        colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
-        axes.plot(
-            series.x,
-            series.y,
-            label=series.name,
-            color=colour,
-            marker=marker,
-            ms=5,
-            lw=1.4 if series.joined else 0,
+    names = [series.name for series in chart.series]
+    # By its place, not its name: two series may have the same, and dots and brackets in names mean something to Vega.
+    points: list[Row] = [
+        {"series": place, "x": x, "y": y, "joined": series.joined, **_spread(series.spread, at)}
+        for place, series in enumerate(chart.series)
+        for at, (x, y) in enumerate(zip(series.x, series.y, strict=True))
+    ]
+    drawn = alt.Chart(alt.NamedData("points")).encode(
+        x=alt.X("x:Q", title=chart.x_label, scale=alt.Scale(zero=False, nice=True)),
+        y=alt.Y("y:Q", title=chart.y_label, scale=alt.Scale(zero=True)),
+        color=alt.Color("series:N", scale=_scale(SERIES, len(names)), legend=_legend(names)),
+    )
+    return svg_text(
+        to_spec(
+            alt.layer(
+                drawn.transform_filter("datum.joined").mark_line(strokeWidth=1.6),
+                drawn.transform_filter("isValid(datum.low)").mark_rule().encode(y="low:Q", y2="high:Q"),
+                drawn.mark_point(filled=True, size=45, opacity=1).encode(
+                    shape=alt.Shape("series:N", scale=_scale(_SHAPES, len(names)), legend=_legend(names))
+                ),
+            ).properties(width=_WIDTH, height=_HEIGHT, title=chart.title),
+            {"points": points},
         )
-        if series.spread:
-            low, high = zip(*series.spread, strict=True)
-            axes.vlines(series.x, low, high, color=colour, lw=1.0)
-    axes.set_title(chart.title, fontsize=10)
-    axes.set_xlabel(chart.x_label)
-    axes.set_ylabel(chart.y_label)
-    axes.set_ylim(bottom=0)
-    axes.grid(color="#D3D7DA", lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(chart.series) > 1:
-        axes.legend(frameon=False, fontsize=8)
-    text = StringIO()
-    # No date and no random ids: the same page has the same bytes.
-    with rc_context({"svg.hashsalt": chart.title, "svg.fonttype": "none"}):
-        picture.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    )
+
+
+def _spread(spread: tuple[tuple[float, float], ...] | None, at: int) -> dict[str, float | None]:
+    low, high = spread[at] if spread else (None, None)
+    return {"low": low, "high": high}
+
+
+def _scale(looks: tuple[str, ...], count: int) -> alt.Scale:
+    return alt.Scale(domain=list(range(count)), range=[looks[place % len(looks)] for place in range(count)])
+
+
+def _legend(names: list[str]) -> alt.Legend | None:
+    """The names of the series; none where there is only one."""
+    if len(names) < 2:
+        return None
+    return alt.Legend(labelExpr=f"{json.dumps(names)}[datum.value]", columns=2)

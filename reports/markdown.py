@@ -61,42 +61,40 @@ def markdown(summary: RunSummary) -> str:
     """The text of `report.md`; `pareto.png` is expected beside it."""
     parts = [
         f"# {_TITLES[summary.kind]} for {inline(summary.target)}",
-        *_banner(summary),
+        *banner(summary),
         f"**{inline(summary.sentence)}**",
-        *_warnings(summary),
+        *warnings(summary),
         "![Round time against tokens per round of every candidate](pareto.png)",
         *decoded(summary),
         *by_category(summary),
-        *_round_times(summary),
-        *_tuning(summary.kernel_tuning),
+        *round_times(summary),
+        *tuning(summary.kernel_tuning),
         *adaptive(summary.adaptive),
         *without_model(summary),
-        *_front(summary),
-        *_published(summary.published),
-        *_screened(summary.screened_builds),
-        *_failures(summary.failures),
-        *_batches(summary),
+        *front(summary),
+        *published(summary.published),
+        *screened(summary.screened_builds),
+        *failures(summary.failures),
+        *batches(summary),
         "## The run",
         run_table(summary),
         "## Definitions",
-        _DEFINITIONS
-        + refinement_definition(summary.refinement)
-        + objective_definition(summary)
-        + _trimmed_definition(summary),
+        definitions(summary),
         "## Reproduce",
-        _reproduce(summary),
+        reproduce(summary),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _banner(summary: RunSummary) -> Iterable[str]:
+def banner(summary: RunSummary) -> Iterable[str]:
     """What must be read first, set apart."""
     if summary.banner:
         first, *rest = map(inline, summary.banner)
         yield "\n>\n".join([f"> **{first}**", *(f"> {line}" for line in rest)])
 
 
-def _warnings(summary: RunSummary) -> Iterable[str]:
+def warnings(summary: RunSummary) -> Iterable[str]:
+    """What a reader must know before relying on the figures, a sentence each."""
     if summary.interrupted:
         yield "The run was interrupted; this is what was known by then. `--resume` continues it."
     if summary.looping_share:
@@ -121,6 +119,16 @@ def _warnings(summary: RunSummary) -> Iterable[str]:
             yield f"{draft.name} altered the target's greedy output for {draft.mismatches} prompts: it never ships."
 
 
+def definitions(summary: RunSummary) -> str:
+    """What the words and the figures mean."""
+    return (
+        _DEFINITIONS
+        + refinement_definition(summary.refinement)
+        + objective_definition(summary)
+        + _trimmed_definition(summary)
+    )
+
+
 def _is_trimmed(shape: ShapeSummary | None) -> TypeGuard[ShapeSummary]:
     return shape is not None and shape.draft_vocab is not None
 
@@ -135,7 +143,8 @@ def _trimmed_definition(summary: RunSummary) -> str:
     )
 
 
-def _round_times(summary: RunSummary) -> Iterable[str]:
+def round_times(summary: RunSummary) -> Iterable[str]:
+    """The section *Where a round's time goes*; nothing where no draft was decoded."""
     rows = [
         [
             draft.name,
@@ -156,7 +165,8 @@ def _round_times(summary: RunSummary) -> Iterable[str]:
         yield table(["draft", "k", "rounds", "round (ms)", "draft burst", "verification", "overhead"], rows)
 
 
-def _tuning(tuning: TuningSummary | None) -> Iterable[str]:
+def tuning(tuning: TuningSummary | None) -> Iterable[str]:
+    """The section *Tuned kernels*; nothing where it was not asked for."""
     if tuning is None:
         return
     yield "## Tuned kernels"
@@ -175,7 +185,8 @@ def _tuning(tuning: TuningSummary | None) -> Iterable[str]:
         yield table(["matrix", "schedule found"], [list(item) for item in tuning.schedules.items()])
 
 
-def _front(summary: RunSummary) -> Iterable[str]:
+def front(summary: RunSummary) -> Iterable[str]:
+    """The section *Pareto front*; nothing where it is empty."""
     if not summary.front:
         return
     yield "## Pareto front"
@@ -230,7 +241,8 @@ def _front(summary: RunSummary) -> Iterable[str]:
     )
 
 
-def _published(published: Sequence[PublishedTar]) -> Iterable[str]:
+def published(published: Sequence[PublishedTar]) -> Iterable[str]:
+    """The section *Published elsewhere*; nothing where there is none."""
     if published:
         yield "## Published elsewhere"
         yield "Figures of others, on other machines and text. They are shown to compare with; no figure here uses them."
@@ -240,7 +252,8 @@ def _published(published: Sequence[PublishedTar]) -> Iterable[str]:
         )
 
 
-def _screened(screened: Sequence[ScreenedSummary]) -> Iterable[str]:
+def screened(screened: Sequence[ScreenedSummary]) -> Iterable[str]:
+    """The section *Builds screened out*; nothing where there are none."""
     if not screened:
         return
     yield "## Builds screened out"
@@ -292,7 +305,8 @@ def _optimistic(each: ScreenedSummary) -> float:
     return each.best_speedup.interval[1] if each.best_speedup.interval else 0.0
 
 
-def _failures(failures: Sequence[FailureSummary]) -> Iterable[str]:
+def failures(failures: Sequence[FailureSummary]) -> Iterable[str]:
+    """The section *Builds without a score*; nothing where there are none."""
     if failures:
         yield "## Builds without a score"
         yield "A build that fails is a result too; what its worker wrote is in `trials.jsonl`."
@@ -302,7 +316,8 @@ def _failures(failures: Sequence[FailureSummary]) -> Iterable[str]:
         )
 
 
-def _batches(summary: RunSummary) -> Iterable[str]:
+def batches(summary: RunSummary) -> Iterable[str]:
+    """The section *Batches*; nothing where only single sequences were asked for."""
     if not summary.batches:
         return
     yield "## Batches"
@@ -329,7 +344,8 @@ def _batches(summary: RunSummary) -> Iterable[str]:
     )
 
 
-def _reproduce(summary: RunSummary) -> str:
+def reproduce(summary: RunSummary) -> str:
+    """The command, the seed and the versions."""
     versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
     lines = [f"Seed {summary.seed}." + (f" Versions: {inline(versions)}." if versions else "")]
     if summary.command:

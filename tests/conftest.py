@@ -32,3 +32,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_llama(folder)
     save_tokenizer(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty of the demo's prompts."""
+    from tests.support.runs import write_prompts
+
+    return write_prompts(tmp_path_factory.mktemp("prompts") / "prompts.jsonl")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
+    """The folder of a whole run of the demo; do not write to it."""
+    from tests.support.runs import small_run
+
+    return small_run(tmp_path_factory.mktemp("runs") / "run", prompts)

@@ -15,7 +15,7 @@ from autotune import cli, run
 from autotune.errors import Interrupted, TrainingDiverged
 
 COMMANDS = ("run", "traces", "generate", "bench", "verify", "doctor", "targets", "db")
-HEAVY = {"torch", "transformers", "optuna", "onnx", "onnxruntime", "tvm", "matplotlib", "sqlalchemy"}
+HEAVY = {"torch", "transformers", "optuna", "onnx", "onnxruntime", "tvm", "altair", "vl_convert", "sqlalchemy"}
 
 
 class Exit(NamedTuple):

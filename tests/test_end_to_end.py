@@ -1,7 +1,6 @@
 """The real command line on the demo target, small budgets: search, resume, interrupt, ship, generate, verify."""
 
 import json
-import shlex
 import shutil
 import signal
 import subprocess
@@ -13,47 +12,18 @@ import numpy as np
 import pytest
 
 from autotune.targets import demo_folder
+from tests.support.runs import SMALL, autotune, command
 
 pytestmark = pytest.mark.slow
-
-SMALL = shlex.split(
-    "--layers 1:2 --heads 2,4 --ffn 160:352:192 --lookahead 0:3 --precision fp32 --max-new-tokens 24 --threads 1 "
-    "--elastic-budget 2s --finish 1s --validate 2"
-)
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "autotune", *words]
-
-
-def autotune(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty of the demo's prompts."""
-    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    lines = (demo_folder() / "prompts.jsonl").read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[137::9][:30]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
-    """The folder of a whole run; do not write to it."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    done = autotune("run", "--out", str(out), "--prompts", str(prompts), "--trials", "4", *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert "report:" in done.stdout
-    assert "Traceback" not in done.stderr
-    return out
 
 
 def test_a_run_leaves_what_the_contract_names(finished: Path) -> None:
     names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
     assert {"run.json", "study.db", "trials.jsonl", "artifact/manifest.json"} <= names
-    assert {f"report/{name}" for name in ("summary.json", "report.md", "pareto.png", "pareto.svg")} <= names
+    assert {
+        f"report/{name}"
+        for name in ("index.html", "summary.json", "report.md", "trials.csv", "pareto.png", "pareto.svg")
+    } <= names
     assert "work" not in names
     summary = json.loads((finished / "report" / "summary.json").read_text())
     assert {"target", "device", "baseline", "best", "front", "trials", "failed", "wall_s"} <= summary.keys()
@@ -111,7 +81,7 @@ assert stopped.text == paired.text[: paired.text.index(paired.text[10:14])]
 with pair, pair.alone() as other:
     assert other.generate(text, 5).tokens == paired.tokens[:5]
 pair.close()
-heavy = {"torch", "optuna", "onnx", "transformers", "tvm", "matplotlib"} & set(sys.modules)
+heavy = {"torch", "optuna", "onnx", "transformers", "tvm", "altair", "vl_convert"} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run(

@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
+    "altair",
     "apache_tvm",
     "huggingface_hub",
-    "matplotlib",
     "onnx",
     "onnxruntime",
     "optuna",
@@ -22,6 +22,7 @@ HEAVY = (
     "torch",
     "transformers",
     "tvm",
+    "vl_convert",
 )
 
 
@@ -58,7 +59,7 @@ def test_core_loads_no_third_party_but_numpy() -> None:
 
 @pytest.mark.parametrize("statement", ["from autotune.runtime import session, ort_session", "import autotune.pair"])
 def test_runtime_needs_no_torch_no_compiler_and_no_optuna(statement: str) -> None:
-    assert not modules_after(statement) & {"torch", "transformers", "onnx", "optuna", "tvm", "matplotlib"}
+    assert not modules_after(statement) & {"torch", "transformers", "onnx", "optuna", "tvm", "altair", "vl_convert"}
 
 
 def test_import_contracts_are_kept() -> None:

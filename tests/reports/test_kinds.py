@@ -10,8 +10,8 @@ import pytest
 from autotune.batch_results import BatchEntry, BatchMemory
 from autotune.candidate import DraftShape
 from autotune.published import PUBLISHED
+from autotune.reports.charts.pareto import pareto_picture
 from autotune.reports.facts import RunFacts
-from autotune.reports.figures import pareto_figure
 from autotune.reports.markdown import markdown
 from autotune.reports.summarise import summarise
 from autotune.reports.summary import Verdict
@@ -118,9 +118,10 @@ def test_the_report_of_a_plan_opens_with_its_banner(plan: RunFacts) -> None:
     published = text[text.index("## Published elsewhere") : text.index("## The run")]
     assert published.count("second-hand") == len(PUBLISHED)
     assert "1024 tokens; the target's cache takes" in text
-    axes = pareto_figure(plan).axes[0]
-    assert axes.get_ylabel().endswith(": a stand-in")
-    assert axes.get_title(loc="left") == "Plan of drafts for demo"
+    picture = pareto_picture(plan)
+    assert picture["title"]["text"] == "Plan of drafts for demo"
+    titles = [layer["encoding"]["y"].get("title", "") for layer in picture["layer"]]
+    assert "tokens per round, the target's own included: a stand-in" in titles
 
 
 def test_a_served_run_reports_the_finished_draft(make_facts: MakeFacts) -> None:

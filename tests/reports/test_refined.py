@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
 
 from autotune.refinement import Level, Refinement
+from autotune.reports.charts.pareto import pareto_data
+from autotune.reports.charts.points import Kind
 from autotune.reports.facts import RunFacts
-from autotune.reports.figures import pareto_figure
 from autotune.reports.markdown import markdown
 from autotune.reports.summarise import summarise
 from autotune.results import Evidence, Figure
@@ -88,23 +88,20 @@ def test_without_levels_nothing_is_said_of_them(make_facts: MakeFacts) -> None:
     assert json.loads(summarise(make_facts()).to_json())["refinement"] is None
 
 
-def bars(axes: Axes) -> list[tuple[float, float, float]]:
-    """(round ms, low, high) of every vertical line in the picture."""
-    lines = [line.get_xydata() for line in axes.lines]
-    return [
-        (float(ends[0][0]), float(ends[0][1]), float(ends[1][1]))
-        for ends in lines
-        if len(ends) == 2 and ends[0][0] == ends[1][0]
-    ]
+def bars(facts: RunFacts) -> list[tuple[float, float, float]]:
+    """(round ms, low, high) of every point of the picture that wears its interval."""
+    points = [point for point in pareto_data(facts)["points"] if point["kind"] not in (Kind.CANDIDATE, Kind.SCREENED)]
+    found = [(point["round_ms"], point["low"], point["high"]) for point in points if point["low"] is not None]
+    return sorted((float(x or 0), float(low or 0), float(high or 0)) for x, low, high in found)
 
 
 def test_the_picture_has_the_intervals_of_the_front_and_of_decoded_drafts(make_facts: MakeFacts) -> None:
     facts = make_facts()
-    drawn = bars(pareto_figure(facts).axes[0])
+    drawn = bars(facts)
     figures = [(score.round_s.value, score.tokens_per_round) for _, score in facts.front]
     figures += [(draft.round_s, draft.tar_measured) for draft in facts.validated]
     expected = sorted((1e3 * s, figure.low, figure.high) for s, figure in figures)
-    assert np.array(sorted(drawn)) == pytest.approx(np.array(expected))
+    assert np.array(drawn) == pytest.approx(np.array(expected))
     (record, score), *rest = facts.front
     bare = replace(score, tokens_per_round=Figure(score.tokens_per_round.value, Evidence.ESTIMATED))
-    assert len(bars(pareto_figure(replace(facts, front=[(record, bare), *rest])).axes[0])) == len(drawn) - 1
+    assert len(bars(replace(facts, front=[(record, bare), *rest]))) == len(drawn) - 1

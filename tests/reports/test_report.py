@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import BadRequest
+from autotune.reports.charts.pareto import pareto_picture
+from autotune.reports.charts.rendering import svg_text
 from autotune.reports.facts import RunFacts
-from autotune.reports.figures import pareto_figure
 from autotune.reports.markdown import markdown
 from autotune.reports.report import write_report
 from autotune.reports.summarise import summarise
@@ -15,6 +16,7 @@ from autotune.results import TrialRecord
 from tests.support.figures import BUILD, screened
 
 MakeFacts = Callable[..., RunFacts]
+FILES = ["index.html", "pareto.png", "pareto.svg", "report.md", "summary.json", "trials.csv"]
 
 
 def test_report_folder_is_complete_and_replaced_as_a_whole(make_facts: MakeFacts, tmp_path: Path) -> None:
@@ -23,7 +25,7 @@ def test_report_folder_is_complete_and_replaced_as_a_whole(make_facts: MakeFacts
     (folder / "stray.txt").write_text("from before")
     write_report(make_facts(), folder)
 
-    assert sorted(path.name for path in folder.iterdir()) == ["pareto.png", "pareto.svg", "report.md", "summary.json"]
+    assert sorted(path.name for path in folder.iterdir()) == FILES
     assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
@@ -85,20 +87,18 @@ def test_before_the_first_trial_nothing_is_advised(make_facts: MakeFacts) -> Non
 
 def test_figure_places_every_score_and_names_the_chosen_draft(make_facts: MakeFacts) -> None:
     facts = make_facts()
-    axes = pareto_figure(facts).axes[0]
+    picture = pareto_picture(facts)
 
-    scores = sum(len(record.scores) for record in facts.records)
+    drawn = {(point["trial"], point["k"]) for point in picture["datasets"]["points"]}
+    assert {(record.number, score.lookahead) for record in facts.records for score in record.scores} < drawn
+    assert "3 of which have no score" in picture["title"]["subtitle"]
     assert facts.chosen is not None
-    assert len(axes.collections[0].get_offsets()) == scores
-    assert any(str(facts.chosen.build.shape) in text.get_text() for text in axes.texts)
-    assert any("3 of which have no score" in text.get_text() for text in axes.texts)
+    assert f"{facts.chosen.build.shape}, k = {facts.chosen.lookahead}: " in svg_text(picture)
 
 
 @pytest.mark.parametrize("builds", [0, 1])
 def test_figure_of_a_run_with_hardly_a_candidate(make_facts: MakeFacts, builds: int) -> None:
-    axes = pareto_figure(make_facts(builds=builds, validated=0)).axes[0]
-
-    assert any("k = 0" in text.get_text() for text in axes.texts)
+    assert "the target alone, k = 0" in svg_text(pareto_picture(make_facts(builds=builds, validated=0)))
 
 
 def test_a_trimmed_vocabulary_is_shown_and_explained(make_facts: MakeFacts) -> None:
@@ -115,7 +115,7 @@ def test_a_trimmed_vocabulary_is_shown_and_explained(make_facts: MakeFacts) -> N
     assert f"{build.shape}-512V proposes only the 512 tokens" in text
     assert "`checkpoint/`, for other engines, has the whole vocabulary" in text
     assert "* **…V** at the end of a draft's name: a trimmed vocabulary" in text
-    assert any("512V" in words.get_text() for words in pareto_figure(facts).axes[0].texts)
+    assert f"{build.shape}-512V, k = " in svg_text(pareto_picture(facts))
 
 
 def test_screened_builds_have_a_table_of_their_own(make_facts: MakeFacts) -> None:
@@ -128,5 +128,5 @@ def test_screened_builds_have_a_table_of_their_own(make_facts: MakeFacts) -> Non
     assert "The nearest 25 of 30 are shown." in text
     assert "| builds screened out, not compiled | 30 |" in text
     assert "| 40 | 2L-4H-48F-32D | onnxruntime fp32 | 4 | 3.00 | 4.000 | 10.0% |" in text
-    words = [note.get_text() for note in pareto_figure(facts).axes[0].texts]
-    assert any("3 of which have no score and no point and 30 were screened out" in note for note in words)
+    note = pareto_picture(facts)["title"]["subtitle"]
+    assert "3 of which have no score and no point and 30 were screened out" in note
