@@ -29,12 +29,12 @@ _HEIGHT = 430
 _STILL_WIDTH = 780
 """Of the picture by itself; in a page it takes the width there is."""
 _MARKS: Mapping[Kind, tuple[str, str, int, float]] = {
-    Kind.CANDIDATE: ("circle", QUIET, 24, 0.6),
+    Kind.CANDIDATE: ("circle", QUIET, 28, 0.6),
     Kind.SCREENED: ("stroke", QUIET, 70, 0.9),
-    Kind.FRONT: ("circle", BLUE, 60, 1.0),
+    Kind.FRONT: ("circle", BLUE, 75, 1.0),
     Kind.LOOKUP: ("triangle-up", PINK, 90, 1.0),
-    Kind.DECODED: ("square", GREEN, 80, 1.0),
-    Kind.CHOSEN: ("diamond", VERMILION, 210, 1.0),
+    Kind.DECODED: ("square", GREEN, 95, 1.0),
+    Kind.CHOSEN: ("diamond", VERMILION, 240, 1.0),
     Kind.ALONE: ("cross", "ink", 110, 1.0),
 }
 """Symbol, colour, area and opacity of every kind of point."""
@@ -96,10 +96,10 @@ def _marks(drawn: alt.Chart, x: alt.X, y: alt.Y, shown: Sequence[Kind]) -> alt.C
     marks: alt.Chart = drawn.mark_point(filled=True, stroke=ink("surface"), strokeWidth=0.7).encode(
         x,
         y,
-        shape=alt.Shape("kind:O", scale=scale(0)),
-        fill=alt.Fill("kind:O", scale=scale(1)),
-        size=alt.Size("kind:O", scale=scale(2)),
-        opacity=alt.Opacity("kind:O", scale=scale(3)),
+        shape=alt.Shape("kind:N", sort=shown, scale=scale(0)),
+        fill=alt.Fill("kind:N", sort=shown, scale=scale(1)),
+        size=alt.Size("kind:N", sort=shown, scale=scale(2)),
+        opacity=alt.Opacity("kind:N", sort=shown, scale=scale(3)),
         tooltip=[
             alt.Tooltip("name:N", title="draft"),
             alt.Tooltip("k:Q"),

@@ -3,9 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from autotune.reports.charts.acceptance import acceptance_chart, acceptance_data
+from autotune.reports.charts.architecture import architecture_chart, architecture_data
+from autotune.reports.charts.draft_latency import draft_latency_data, latency_by_depth, latency_by_parameters
 from autotune.reports.charts.pareto import pareto_chart, pareto_data
+from autotune.reports.charts.round_parts import rounds_chart, rounds_data
 from autotune.reports.charts.theme import AnyChart, Row, Spec, to_spec
 from autotune.reports.charts.timeline import timeline_chart, timeline_data
+from autotune.reports.charts.truth import truth_chart, truth_data
+from autotune.reports.charts.what_if import WhatIf, what_if_chart, what_if_data
 from autotune.reports.facts import RunFacts
 from autotune.reports.trial_rows import trial_rows
 
@@ -21,7 +27,7 @@ class Drawing:
     data: Mapping[str, Sequence[Row]]
 
 
-def drawings(facts: RunFacts) -> Iterator[Drawing]:
+def drawings(facts: RunFacts, supposed: WhatIf | None) -> Iterator[Drawing]:
     """All charts that have something to show."""
     rows = trial_rows(facts)
     yield _drawing(
@@ -37,6 +43,40 @@ def drawings(facts: RunFacts) -> Iterator[Drawing]:
             timeline_chart(rows),
             {"timeline": timeline_data(rows)},
         )
+    if any(record.scores for record in facts.records):
+        yield from _of_scores(facts)
+    for key, label in (("tar", "Tokens per round, estimated against measured."), ("speed", "Tokens/s, likewise.")):
+        data = truth_data(facts)[key]
+        if data["pairs"]:
+            yield _drawing(f"truth-{key}", label, truth_chart(facts, key), data)
+    if supposed:
+        yield _drawing(
+            "what-if",
+            "Speed-up against the lookahead, as the sliders suppose.",
+            what_if_chart(),
+            what_if_data(supposed),
+        )
+
+
+def _of_scores(facts: RunFacts) -> Iterator[Drawing]:
+    """Charts that need a build with a score."""
+    yield _drawing(
+        "architecture",
+        "The most tokens/s of every depth and width.",
+        architecture_chart(facts),
+        architecture_data(facts),
+    )
+    if acceptance_data(facts)["tar"]:
+        yield _drawing(
+            "acceptance",
+            "Tokens per round against the lookahead, with intervals.",
+            acceptance_chart(facts),
+            acceptance_data(facts),
+        )
+    yield _drawing("rounds", "Where the time of a round goes.", rounds_chart(facts), rounds_data(facts))
+    latencies = draft_latency_data(facts)
+    yield _drawing("depth", "Time of a drafted token against layers.", latency_by_depth(facts), latencies)
+    yield _drawing("size", "Time of a drafted token against parameters.", latency_by_parameters(facts), latencies)
 
 
 def _drawing(key: str, label: str, chart: AnyChart, data: Mapping[str, Sequence[Row]]) -> Drawing:

@@ -1,7 +1,7 @@
 """`index.html`: everything a run came to, in one file that needs no network and asks nobody."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -13,6 +13,7 @@ from autotune.reports.categories import by_category
 from autotune.reports.cells import speed
 from autotune.reports.charts.rendering import chart_script
 from autotune.reports.charts.theme import DARK, LIGHT, NO_TRIAL
+from autotune.reports.charts.what_if import WhatIf, what_if
 from autotune.reports.decoded import decoded
 from autotune.reports.facts import RunFacts
 from autotune.reports.markdown import (
@@ -31,7 +32,7 @@ from autotune.reports.model_free import without_model
 from autotune.reports.page.drawings import Drawing, drawings
 from autotune.reports.page.embedding import columns, content_hash, script_json
 from autotune.reports.page.key_figures import KeyFigure, key_figures
-from autotune.reports.page.prose import as_html
+from autotune.reports.page.prose import as_html, without_heading
 from autotune.reports.run_table import run_table
 from autotune.reports.summary import FailureSummary, RunSummary, Verdict
 from autotune.reports.trial_rows import TrialRow, trial_rows
@@ -79,11 +80,13 @@ class PageContent:
     stderrs: Sequence[FailureSummary]
     sections: dict[str, Markup]
     """Sections of `report.md` as HTML, by key; an empty one has nothing to say."""
+    what_if: WhatIf | None
 
 
 def report_page(facts: RunFacts, summary: RunSummary) -> str:
     """The page's HTML."""
-    drawn = {drawing.key: drawing for drawing in drawings(facts)}
+    supposed = what_if(facts)
+    drawn = {drawing.key: drawing for drawing in drawings(facts, supposed)}
     rows = trial_rows(facts)
     sortable = [_sortable(row) for row in rows]
     content = PageContent(
@@ -98,6 +101,7 @@ def report_page(facts: RunFacts, summary: RunSummary) -> str:
         choices={name: sorted({str(row[name]) for row in sortable} - {""}) for name in _FILTERS},
         stderrs=[_shortened(each) for each in summary.failures if each.stderr.strip()][:_MOST_STDERRS],
         sections=_sections(summary),
+        what_if=supposed,
     )
     data = {
         "inks": {"light": LIGHT, "dark": DARK},
@@ -105,6 +109,7 @@ def report_page(facts: RunFacts, summary: RunSummary) -> str:
         "charts": {key: drawing.spec for key, drawing in drawn.items()},
         "data": {key: {name: columns(each) for name, each in drawing.data.items()} for key, drawing in drawn.items()},
         "trials": columns(sortable),
+        "whatIf": asdict(supposed) if supposed else None,
     }
     library, script, style = chart_script(), _asset("report.js"), _asset("report.css")
     return (
@@ -124,8 +129,8 @@ def report_page(facts: RunFacts, summary: RunSummary) -> str:
 
 def _sections(summary: RunSummary) -> dict[str, Markup]:
     blocks = {
-        "decoded": decoded(summary),
-        "round_times": round_times(summary),
+        "decoded": without_heading(decoded(summary)),
+        "round_times": without_heading(round_times(summary)),
         "categories": by_category(summary),
         "tuning": tuning(summary.kernel_tuning),
         "adaptive": adaptive(summary.adaptive),

@@ -52,6 +52,7 @@
     const { view } = await vegaEmbed(node, spec, {
       mode: "vega-lite", ast: true, actions: false, renderer: "canvas", defaultStyle: false,
       tooltip: { disableDefaultStyle: true },
+      logLevel: 1, /* errors: that no build is pinned, and its layer empty, is no reason to warn */
     });
     view.addEventListener("click", (_, item) => {
       const trial = item && item.mark.marktype !== "line" && item.datum ? item.datum.trial : undefined;
@@ -136,6 +137,57 @@
       const order = trials.map((_, i) => i).sort((i, j) => compare(trials[i][name], trials[j][name], descending ? -1 : 1));
       body.append(...order.map((i) => lines[i]));
     }));
+  }
+
+  /* What if: the arithmetic of WhatIf.speedup. */
+  const sliders = document.getElementById("sliders");
+  function speedup(draft, place, scale, gain) {
+    const k = draft.lookaheads[place];
+    const tokens = Math.min(Math.max(draft.tokens[place] * (1 + gain), 1), k + 1);
+    const round = draft.burst_s[place] + scale * page.whatIf.verify_s[k] + page.whatIf.overhead_s;
+    return tokens / round * (scale * page.whatIf.verify_s[0] + page.whatIf.plain_overhead_s);
+  }
+
+  function suppose() {
+    const [draft, step, k, gain] = ["draft", "step", "k", "gain"].map((name) => document.getElementById("what-" + name));
+    const chosen = page.whatIf.drafts[draft.value];
+    k.max = chosen.lookaheads.length - 1;
+    const place = Number(k.value), scale = 2 ** Number(step.value), more = Number(gain.value) / 100;
+    const told = (name, text) => { document.getElementById("told-" + name).textContent = text; };
+    const plain = scale * page.whatIf.verify_s[0] + page.whatIf.plain_overhead_s;
+    const tokens = Math.min(Math.max(chosen.tokens[place] * (1 + more), 1), chosen.lookaheads[place] + 1);
+    told("step", `${digits(1e3 * plain, 3)} ms (${digits(scale, 3)}×)`);
+    told("k", chosen.lookaheads[place]);
+    told("gain", `${tokens.toFixed(2)} (${more < 0 ? "−" : "+"}${Math.abs(gain.value)} %)`);
+    const worth = speedup(chosen, place, scale, more);
+    const best = chosen.lookaheads.map((_, i) => speedup(chosen, i, scale, more));
+    const fastest = best.indexOf(Math.max(...best));
+    told("speedup", `${worth.toFixed(3)}× with k = ${chosen.lookaheads[place]}` + (worth <= 1 ? ": the target alone is as fast" : "") +
+      `; the best k would be ${best[fastest] > 1 ? chosen.lookaheads[fastest] : 0}` + (best[fastest] > 1 ? `, ${best[fastest].toFixed(3)}×` : ""));
+    for (const slider of [step, k, gain]) slider.setAttribute("aria-valuetext", document.getElementById(slider.id.replace("what", "told")).textContent);
+    const rows = chosen.lookaheads.flatMap((each, i) => [
+      { case: "as predicted", k: each, speedup: speedup(chosen, i, 1, 0), asked: false },
+      { case: "what if", k: each, speedup: best[i], asked: i === place },
+    ]);
+    if (views["what-if"]) views["what-if"].data("what_if", rows).run();
+  }
+
+  function asItIs() {
+    const draft = page.whatIf.drafts[document.getElementById("what-draft").value];
+    const k = document.getElementById("what-k");
+    k.max = draft.lookaheads.length - 1;
+    k.value = draft.lookaheads.indexOf(draft.best);
+    document.getElementById("what-step").value = 0;
+    document.getElementById("what-gain").value = 0;
+    suppose();
+  }
+
+  if (sliders) {
+    sliders.hidden = false;
+    asItIs();
+    for (const name of ["step", "k", "gain"]) document.getElementById("what-" + name).addEventListener("input", suppose);
+    document.getElementById("what-draft").addEventListener("change", asItIs);
+    document.getElementById("what-reset").addEventListener("click", asItIs);
   }
 
   const pause = () => new Promise((done) => setTimeout(done));
