@@ -59,8 +59,9 @@ REDUCED = {
     "verify": ("--count", "2", "--max-new-tokens", "8"),
     "generate": ("--max-new-tokens", "8"),
     "traces": ("--prompts", "mine.jsonl", "--max-new-tokens", "4"),
+    "init": ("--force",),
 }
-"""What is added to commands that would take long; flags that come last win."""
+"""What is added to commands that would take long, or whose file is there already; flags that come last win."""
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 EXAMPLES = Block(ROOT / "docs" / "commands.md", 0, "bash", "\n".join(examples(cli.app)), None)
