@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from autotune.candidate import Precision
+from autotune.compile.vector_registers import WIDE_REGISTERS, register_floats
 
 
 @dataclass(frozen=True)
@@ -26,5 +27,7 @@ class Schedule:
 
 
 def default_schedule(precision: Precision) -> Schedule:
-    """The schedule of a product that was not tuned."""
+    """The schedule of a product that was not tuned: 64 sums fill half of the registers of most processors."""
+    if register_floats() < WIDE_REGISTERS:
+        return Schedule(single_row_sums=1)
     return Schedule(single_row_sums=2) if precision is Precision.INT4 else Schedule()

@@ -26,7 +26,7 @@ from autotune.tvm_import import torch_left_out
 from autotune.tvm_layout import LIBRARY_FILE, WEIGHTS_FILE, TvmLayout
 from autotune.weights import ModelWeights
 
-GRAPH_VERSION = "4"
+GRAPH_VERSION = "5"
 """Raise it when the function or the packing of given weights changes: compiled programs are cached by it."""
 LINKERS = ("g++", "c++", "clang++")
 """TVM links with the first of these; it looks for them itself."""

@@ -1,8 +1,10 @@
 """Products of activations with packed matrices, for CPUs.
 
 Rows (tokens) go through a block of columns in tiles of some and a rest: so many tokens read each weight from memory
-once, more read it again from the second-level cache.  A single row keeps several sums for every column, since one sum
-would have each addition wait for the one before it.
+once, more read it again from the caches.  The sums of a tile must fit into the vector registers: where these are few,
+a tile has fewer rows and goes through the block in parts of its columns.  A single row takes all columns at once, in
+the order they lie in memory, and keeps several sums for every column where registers are so wide that the sums would
+otherwise be few, and each addition wait for the one before it.
 
 Weights in int8 and int4 become floats in registers, and are multiplied and added up in fp32.  Four-bit values v are not
 converted but put into a float's mantissa: that makes 1 + v / 16, for one logical instruction.  With f that float,
@@ -32,10 +34,7 @@ from autotune.compile.graphs.tvm_primitives import (
     store,
 )
 from autotune.compile.schedule import Schedule, default_schedule
-
-TILE_ROWS = {Precision.FP32: 6, Precision.INT8: 6, Precision.INT4: 4}
-"""Rows that go through a block together: 24 accumulators leave enough of 32 registers for weights and activations;
-unpacking needs more of them."""
+from autotune.compile.vector_registers import WIDE_REGISTERS, register_floats
 
 CACHE_LINE_BYTES = 64
 
@@ -43,6 +42,24 @@ _ONE_BITS = 0x3F800000
 _MANTISSA_SHIFT = 19
 """Four bits from here on are the highest of a float's mantissa."""
 _MASK = 0xF << _MANTISSA_SHIFT
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows that go through a block together, so many of its columns at a time."""
+
+    rows: int
+    columns: int
+
+
+def tile_for(precision: Precision) -> Tile:
+    """The tile whose sums leave enough of the processor's vector registers for weights and activations.
+
+    Unpacking four-bit values needs more of them.
+    """
+    if register_floats() >= WIDE_REGISTERS:  # 6 · 64 sums are 24 of AVX-512's 32 registers
+        return Tile(4 if precision is Precision.INT4 else 6, LANES)
+    return Tile(2 if precision is Precision.INT4 else 3, LANES // 2)  # 3 · 32 sums are 12 of AVX2's 16 registers
 
 
 @dataclass(frozen=True)
@@ -76,8 +93,7 @@ def matmul(
     """
     if matrix.precision is Precision.INT4:
         input_sums(x, sums_of_x, matrix.depth, rows)
-    tile_rows = TILE_ROWS[matrix.precision]
-    how = schedule or default_schedule(matrix.precision)
+    tile, how = tile_for(matrix.precision), schedule or default_schedule(matrix.precision)
     read_bytes = int(matrix.weights * matrix.precision.weight_bytes)
     if how.parallel is None:
         over_blocks = spread(matrix.count, read_bytes)
@@ -86,19 +102,34 @@ def matmul(
     with over_blocks as number, T.sblock("block"):
         block = index_of(number, matrix.weights)
         # Each a buffer of its own, small enough to be kept in registers.
-        sums = [local((LANES,)) for _ in range(max(tile_rows, how.single_row_sums))]
-        tile = _tile_of_words if matrix.precision is Precision.INT4 else _tile
+        most = max(tile.rows, how.single_row_sums)
+        several = [[local((tile.columns,)) for _ in range(LANES // tile.columns)] for _ in range(most)]
+        single = several if tile.columns == LANES else [[local((LANES,))] for _ in range(how.single_row_sums)]
+        multiply = _tile_of_words if matrix.precision is Precision.INT4 else _tile
 
         def through(first: Any, count: int) -> None:
-            tile(x, sums_of_x, matrix, block, first, count, sums, how)
+            sums, columns = (single, LANES) if count == 1 else (several, tile.columns)
+            for part in range(LANES // columns):
+                held = _Part(part * columns, columns, [each[part] for each in sums])
+                multiply(x, sums_of_x, matrix, block, first, count, held, how)
             for row in range(count):
-                _finish(y, sums[row], matrix, block, first + row, epilogue)
+                _finish(y, sums[row], columns, matrix, block, first + row, epilogue)
 
-        with T.serial(rows // tile_rows) as whole:
-            through(whole * tile_rows, tile_rows)
-        for rest in range(1, tile_rows):
-            with T.If(rows % tile_rows == rest), T.Then():
+        with T.serial(rows // tile.rows) as whole:
+            through(whole * tile.rows, tile.rows)
+        for rest in range(1, tile.rows):
+            with T.If(rows % tile.rows == rest), T.Then():
                 through(rows - rest, rest)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Columns of a block whose sums are in registers together."""
+
+    first: int
+    count: int
+    sums: list[Any]
+    """`[count]` each: those of the rows, then again for every further way of adding up."""
 
 
 def input_sums(x: Any, sums_of_x: Any, depth: int, rows: Any) -> None:
@@ -111,59 +142,62 @@ def input_sums(x: Any, sums_of_x: Any, depth: int, rows: Any) -> None:
         store(sums_of_x, [row, group], total[0] * T.float32(1.5))
 
 
-def _tile(x: Any, _: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: list[Any], how: Schedule) -> None:
-    """Adds the products of `count` rows with one block of columns, to `sums[0:count]`."""
+def _tile(x: Any, _: Any, matrix: Matrix, block: Any, first: Any, count: int, part: _Part, how: Schedule) -> None:
+    """Adds the products of `count` rows with one part of a block, to the first `count` sums."""
     ways = max(1, how.single_row_sums // count)
     turn = ways * how.unroll
-    integers = matrix.precision is Precision.INT8
+    integers, sums = matrix.precision is Precision.INT8, part.sums
 
     def multiply(k: Any, way: int) -> None:
         for row in range(count):
-            with T.vectorized(LANES) as j:
-                weight = matrix.values[block, k, j]
+            with T.vectorized(part.count) as j:
+                weight = matrix.values[block, k, part.first + j]
                 weight = T.Cast("float32", weight) if integers else weight
                 place = way * count + row
                 store(sums[place], [j], sums[place][j] + x[first + row, k] * weight)
 
     for place in range(ways * count):
-        fill(sums[place], T.float32(0), LANES)
+        fill(sums[place], T.float32(0), part.count)
     with T.serial(matrix.depth // turn) as k:
-        _prefetch(matrix.values, [block, k * turn, 0], turn * LANES, how.prefetch_bytes)
-        for part in range(turn):
-            multiply(k * turn + part, part % ways)
-    for part in range(matrix.depth % turn):
-        multiply(matrix.depth // turn * turn + part, part % ways)
-    _join(sums, ways, count)
+        if not part.first:
+            _prefetch(matrix.values, [block, k * turn, 0], turn * LANES, how.prefetch_bytes)
+        for step in range(turn):
+            multiply(k * turn + step, step % ways)
+    for step in range(matrix.depth % turn):
+        multiply(matrix.depth // turn * turn + step, step % ways)
+    _join(part, ways, count)
 
 
 def _tile_of_words(
-    x: Any, sums_of_x: Any, matrix: Matrix, block: Any, first: Any, count: int, sums: list[Any], how: Schedule
+    x: Any, sums_of_x: Any, matrix: Matrix, block: Any, first: Any, count: int, part: _Part, how: Schedule
 ) -> None:
     """As `_tile`, for four-bit values; its loop over a word's values is always written out."""
     ways = how.single_row_sums if count == 1 else 1
     words = INT4_BLOCK // WORD_VALUES
     with T.sblock("tile"):
-        parts = [local((LANES,)) for _ in range(ways * count)]
+        held = _Part(part.first, part.count, [local((part.count,)) for _ in range(ways * count)])
         for row in range(count):
-            fill(sums[row], T.float32(0), LANES)
+            fill(part.sums[row], T.float32(0), part.count)
         with T.serial(-(-matrix.depth // INT4_BLOCK)) as group:
-            _prefetch(matrix.values, [block, group, 0, 0], (words + 1) * LANES, how.prefetch_bytes)
+            if not part.first:
+                _prefetch(matrix.values, [block, group, 0, 0], (words + 1) * LANES, how.prefetch_bytes)
             for place in range(ways * count):
-                fill(parts[place], T.float32(0), LANES)
+                fill(held.sums[place], T.float32(0), part.count)
             with T.serial(words) as word:
                 for value in range(WORD_VALUES):
                     k = group * INT4_BLOCK + word * WORD_VALUES + value
                     for row in range(count):
                         place = value % ways * count + row
-                        with T.vectorized(LANES) as j:
-                            weight = _unpacked(matrix.values[block, group, word, j], value)
-                            store(parts[place], [j], parts[place][j] + x[first + row, k] * weight)
-            _join(parts, ways, count)
+                        with T.vectorized(part.count) as j:
+                            weight = _unpacked(matrix.values[block, group, word, part.first + j], value)
+                            store(held.sums[place], [j], held.sums[place][j] + x[first + row, k] * weight)
+            _join(held, ways, count)
             for row in range(count):
-                with T.vectorized(LANES) as j:
-                    scale = T.reinterpret("float32", matrix.values[block, group, words, j]) * T.float32(16)
-                    part = parts[row][j] - sums_of_x[first + row, group]
-                    store(sums[row], [j], sums[row][j] + scale * part)
+                with T.vectorized(part.count) as j:
+                    stored = matrix.values[block, group, words, part.first + j]
+                    scale = T.reinterpret("float32", stored) * T.float32(16)
+                    product = held.sums[row][j] - sums_of_x[first + row, group]
+                    store(part.sums[row], [j], part.sums[row][j] + scale * product)
 
 
 def _prefetch(values: Any, place: list[Any], count: int, ahead_bytes: int) -> None:
@@ -183,29 +217,34 @@ def _unpacked(word: Any, value: int) -> Any:
     return T.reinterpret("float32", T.bitwise_or(T.bitwise_and(moved, T.uint32(_MASK)), T.uint32(_ONE_BITS)))
 
 
-def _join(sums: list[Any], ways: int, count: int) -> None:
-    """Adds up the sums of all ways in the first `count` rows."""
+def _join(part: _Part, ways: int, count: int) -> None:
+    """Adds up the sums of all ways in the first `count` ones."""
+    sums = part.sums
     while ways > 1:
         ways //= 2
         for place in range(ways * count):
-            with T.vectorized(LANES) as j:
+            with T.vectorized(part.count) as j:
                 store(sums[place], [j], sums[place][j] + sums[ways * count + place][j])
 
 
-def _finish(y: Any, sums: Any, matrix: Matrix, block: Any, row: Any, epilogue: str) -> None:
-    """Adds what is done with the products of one row and one block of columns."""
+def _finish(y: Any, sums: list[Any], columns: int, matrix: Matrix, block: Any, row: Any, epilogue: str) -> None:
+    """Adds what is done with the products of one row and one block, the sums of so many `columns` in each buffer."""
 
-    def scaled(j: Any) -> Any:
-        product = sums[j] * matrix.scales[block, j] if matrix.precision is Precision.INT8 else sums[j]
-        return product if matrix.bias is None else product + matrix.bias[block, j]
+    def scaled(lane: int, j: Any) -> Any:
+        product = sums[lane // columns][lane % columns + j]
+        if matrix.precision is Precision.INT8:
+            product = product * matrix.scales[block, lane + j]
+        return product if matrix.bias is None else product + matrix.bias[block, lane + j]
 
     lanes = LANES // 2 if epilogue == "swiglu" else LANES
-    with T.vectorized(lanes) as j:
-        column, value = block * lanes + j, scaled(j)
-        if epilogue == "add":
-            value = y[row, column] + value
-        if epilogue == "relu":
-            value = T.max(value, T.float32(0))
-        if epilogue == "swiglu":
-            value = value / (T.float32(1) + exponential(-value)) * scaled(lanes + j)
-        store(y, [row, column], value)
+    together = min(columns, lanes)
+    for lane in range(0, lanes, together):
+        with T.vectorized(together) as j:
+            column, value = block * lanes + lane + j, scaled(lane, j)
+            if epilogue == "add":
+                value = y[row, column] + value
+            if epilogue == "relu":
+                value = T.max(value, T.float32(0))
+            if epilogue == "swiglu":
+                value = value / (T.float32(1) + exponential(-value)) * scaled(lanes + lane, j)
+            store(y, [row, column], value)
