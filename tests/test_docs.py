@@ -32,6 +32,7 @@ EXEMPT = {
     ".": "so is this",
     "vllm": "another engine",
     "llama-server": "another engine",
+    "optuna-dashboard": "a server, of a package that is not required",
 }
 """Programs that are not run, by their first word."""
 EXEMPT_PYTHON = {
