@@ -15,6 +15,7 @@ import typer
 from autotune.cli_db import app as db_app
 from autotune.cli_options import ApiKey, Artifact, Model, Prompts, Target
 from autotune.cli_paper import paper
+from autotune.cli_runs import compare, explain, report, watch
 from autotune.cli_serve import serve
 from autotune.cli_targets import app as targets_app
 from autotune.cli_traces import traces
@@ -248,6 +249,8 @@ def run(
 
 
 app.command()(traces)
+for _reading in (report, explain, compare, watch):
+    app.command()(_reading)
 
 
 @app.command()

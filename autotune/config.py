@@ -60,7 +60,7 @@ Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_split), Field(min
 
 
 class TuneConfig(BaseModel):
-    """Everything that defines a run.  Durations may be written `30s` or `1h30m`, sizes `2GiB`, counts `2M` or `1.3B`."""
+    """Everything that defines a run.  Durations may be written `1h30m`, sizes `2GiB`, counts `2M` or `1.3B`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
