@@ -5,14 +5,20 @@ from typing import Annotated
 
 import typer
 
-from autotune.errors import BadRequest
+from autotune.cli_completion import BACKENDS, DEVICES, PRECISIONS, among
+from autotune.cli_options import duration_option
+from autotune.errors import unknown_name
+
+EXAMPLES = ("autotune paper --out paper", "autotune paper --only a,c --shrink 16 --out quick")
 
 
 def paper(
     out: Annotated[Path, typer.Option(help="Folder for the page; an earlier page there is replaced.")] = Path("paper"),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    backend: Annotated[str, typer.Option(help="onnxruntime or tvm.")] = "onnxruntime",
-    precision: Annotated[str | None, typer.Option(help="Drafts; default: int8, on cuda fp16.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.", autocompletion=among(DEVICES))] = "cpu",
+    backend: Annotated[str, typer.Option(help="onnxruntime or tvm.", autocompletion=among(BACKENDS))] = "onnxruntime",
+    precision: Annotated[
+        str | None, typer.Option(help="Drafts; default: int8, on cuda fp16.", autocompletion=among(PRECISIONS))
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every program.")] = 1,
     context: Annotated[int, typer.Option(min=1, help="Positions in the cache when a step is timed.")] = 128,
     only: Annotated[str, typer.Option(help="Experiments, a … g, with commas.")] = "a,b,c,d,e,f,g",
@@ -21,7 +27,7 @@ def paper(
     target_latency: Annotated[
         Path | None, typer.Option(help="LLaMA-65B's latencies as you measured them; default: from slices of it here.")
     ] = None,
-    elastic_budget: Annotated[str, typer.Option(help="Training of the demo family.")] = "2m",
+    elastic_budget: Annotated[float, duration_option("Training of the demo family, e.g. 2m.")] = 120.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the demo family's training.")] = 0,
 ) -> None:
     """Run the experiments of "Decoding Speculative Decoding" here, and write one page beside the paper's figures."""
@@ -39,7 +45,7 @@ def paper(
     found = find_device(device)
     load_backend(backend, device)
     if precision is not None and precision not in list(Precision):
-        raise BadRequest(f"--precision {precision}: choose from {', '.join(Precision)}")
+        raise unknown_name("precision", precision, Precision)
     timing = Timing(
         device=device,
         backend=backend,
@@ -55,7 +61,7 @@ def paper(
         shrink=shrink,
         target_precision=Precision.FP32 if found.kind == "cpu" else Precision.FP16,
         target_latency=target_latency,
-        elastic_budget_s=_seconds(elastic_budget),
+        elastic_budget_s=elastic_budget,
         seed=seed,
     )
     with TerminalObserver() as observer:
@@ -63,12 +69,3 @@ def paper(
     for experiment in page.experiments:
         typer.echo(f"({experiment.key}) {experiment.finding}")
     typer.echo(f"page: {out / HTML_FILE}")
-
-
-def _seconds(text: str) -> float:
-    from autotune.units import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise BadRequest(f"--elastic-budget: {error}") from None

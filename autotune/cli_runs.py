@@ -1,37 +1,41 @@
 """The commands that read runs, `report`, `explain`, `compare` and `watch`: parse, call, print."""
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autotune.cli_json import AsJson, print_json
+from autotune.cli_options import count_option, duration_option, size_option
 from autotune.errors import BadRequest
 
 if TYPE_CHECKING:
     from autotune.reports.compared import Comparison
     from autotune.reports.facts import RunFacts
-    from autotune.reselect import Limits
 
 Run = Annotated[Path, typer.Argument(help="Folder of a run (its --out).", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+
+REPORT_EXAMPLES = (
+    "autotune report my-run",
+    "autotune report my-run --max-memory 1MiB --lookahead 1:4",
+    "autotune report my-run --json",
+)
+EXPLAIN_EXAMPLES = ("autotune explain my-run",)
+COMPARE_EXAMPLES = (
+    "autotune compare my-run other-run",
+    "autotune compare laptop server --out fronts.html",
+)
+WATCH_EXAMPLES = ("autotune watch my-run", "autotune watch my-run --once")
 
 _RESELECTED = "reselected"
-_Value = TypeVar("_Value")
-_Number = TypeVar("_Number", int, float)
 
 
 def report(
     run: Run,
-    max_memory: Annotated[
-        str | None, typer.Option(help="Most memory for draft, cache and logits, e.g. 2GiB.", show_default=False)
-    ] = None,
-    max_parameters: Annotated[
-        str | None, typer.Option(help="Most parameters of a draft, e.g. 2M.", show_default=False)
-    ] = None,
-    max_latency: Annotated[str | None, typer.Option(help="Longest round, e.g. 20ms.", show_default=False)] = None,
+    max_memory: Annotated[int | None, size_option("Most memory for draft, cache and logits, e.g. 2GiB.")] = None,
+    max_parameters: Annotated[int | None, count_option("Most parameters of a draft, e.g. 2M.")] = None,
+    max_latency: Annotated[float | None, duration_option("Longest round, e.g. 20ms.")] = None,
     lookahead: Annotated[
         str | None, typer.Option(help="Lookaheads that may be used, e.g. 1:4.", show_default=False)
     ] = None,
@@ -46,16 +50,15 @@ def report(
     ] = False,
 ) -> None:
     """Write a run's report anew, under other limits if any are given; nothing is measured again."""
+    from autotune.reselect import Limits, reselect
     from autotune.saved_run import read_run
+    from autotune.search_space.axes import parse_axis
 
-    limits = _limits(max_memory, max_parameters, max_latency, lookahead)
-    given = {"--max-memory": max_memory, "--max-parameters": max_parameters, "--max-latency": max_latency}
-    given["--lookahead"] = lookahead
+    lookaheads = None if lookahead is None else parse_axis("lookahead", lookahead, smallest=0).values
+    limits = Limits(max_memory, max_parameters, max_latency, lookaheads)
     facts = read_run(run)
     if limits.any:
-        from autotune.reselect import reselect
-
-        facts = reselect(facts, limits, " ".join(f"{name} {value}" for name, value in given.items() if value))
+        facts = reselect(facts, limits)
     if not as_json or out is not None:
         folder = out or run / (_RESELECTED if limits.any else "report")
         _write_report(facts, folder)
@@ -68,14 +71,14 @@ def report(
         typer.echo(f"{summary.sentence}\nreport: {folder}")
 
 
-def explain(run: Run, as_json: Json = False) -> None:
+def explain(run: Run, as_json: AsJson = False) -> None:
     """Say in words why the winner wins, or nothing does, and what would change that."""
     from autotune.reports.explained import explain as statements
     from autotune.saved_run import read_run
 
     told = statements(read_run(run))
     if as_json:
-        typer.echo(json.dumps([asdict(each) for each in told], indent=2, ensure_ascii=False))
+        print_json([asdict(each) for each in told])
     else:
         typer.echo("\n\n".join(each.text for each in told))
 
@@ -88,7 +91,7 @@ def compare(
             help="File to write, with the runs' fronts over each other: .html, .svg or .png.", show_default=False
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Hold runs beside each other: what each came to, and which differences are more than noise."""
     from autotune.reports.compared import compare as compared
@@ -107,7 +110,7 @@ def compare(
 
         write_comparison(comparison, facts, out)
     if as_json:
-        typer.echo(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False))
+        print_json(comparison.to_dict())
     else:
         _print_comparison(comparison)
         if out is not None:
@@ -116,58 +119,25 @@ def compare(
 
 def watch(
     run: Run,
-    every: Annotated[str, typer.Option(help="How often the folder is read, e.g. 1s.")] = "1s",
+    every: Annotated[float, duration_option("How often the folder is read, e.g. 1s.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show where it stands, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print where it stands as JSON, and end.")] = False,
 ) -> None:
     """Watch a run that is under way, from any terminal; ends when it ends."""
     from rich.console import Console
 
-    from autotune.units import parse_duration
     from autotune.watch import take_snapshot, view
     from autotune.watch import watch as watching
 
-    every_s = _parsed("--every", every, parse_duration)
-    if not every_s > 0:
-        raise BadRequest(f"--every {every}: must be more than nothing, such as 1s")
+    if not every > 0:
+        raise BadRequest("--every 0: must be more than nothing, such as 1s")
     console = Console(highlight=False)
     if as_json:
-        typer.echo(json.dumps(take_snapshot(run).to_dict(), indent=2, ensure_ascii=False))
+        print_json(take_snapshot(run).to_dict())
     elif once:
         console.print(view(take_snapshot(run)))
     else:
-        watching(run, console, every_s)
-
-
-def _limits(
-    max_memory: str | None, max_parameters: str | None, max_latency: str | None, lookahead: str | None
-) -> "Limits":
-    from autotune.reselect import Limits
-    from autotune.search_space.axes import parse_axis
-    from autotune.units import parse_count, parse_duration, parse_size
-
-    return Limits(
-        max_memory_bytes=_positive("--max-memory", max_memory, parse_size),
-        max_parameters=_positive("--max-parameters", max_parameters, parse_count),
-        max_round_s=_positive("--max-latency", max_latency, parse_duration),
-        lookaheads=None if lookahead is None else parse_axis("lookahead", lookahead, smallest=0).values,
-    )
-
-
-def _positive(option: str, text: str | None, parse: Callable[[str], _Number]) -> _Number | None:
-    if text is None:
-        return None
-    value = _parsed(option, text, parse)
-    if not value > 0:
-        raise BadRequest(f"{option} {text}: must be more than nothing")
-    return value
-
-
-def _parsed(option: str, text: str, parse: Callable[[str], _Value]) -> _Value:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise BadRequest(f"{option}: {error}") from None
+        watching(run, console, every)
 
 
 def _write_report(facts: "RunFacts", folder: Path) -> None:

@@ -4,8 +4,12 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli_options import Artifact, Target
-from autotune.errors import BadRequest
+from autotune.cli_options import Artifact, Target, duration_option, size_option
+
+EXAMPLES = (
+    "autotune serve my-run/artifact",
+    "autotune serve my-run/artifact --host 0.0.0.0 --port 8080 --max-body 1MiB",
+)
 
 
 def serve(
@@ -19,24 +23,17 @@ def serve(
     ] = None,
     max_concurrent: Annotated[int, typer.Option(min=1, max=1024, help="Requests decoded in turn.")] = 8,
     max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused (429).")] = 64,
-    max_body: Annotated[str, typer.Option(help="Longest body of a request.")] = "4MiB",
-    shutdown_timeout: Annotated[str, typer.Option(help="Time for replies under way when it is stopped.")] = "30s",
+    max_body: Annotated[int, size_option("Longest body of a request, e.g. 4MiB.")] = 4 << 20,
+    shutdown_timeout: Annotated[
+        float, duration_option("Time for replies under way when it is stopped, e.g. 30s.")
+    ] = 30.0,
     model_name: Annotated[str | None, typer.Option(help="Model id; default: the target's.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: the artifact's.")] = None,
 ) -> None:
     """Serve a shipped pair: OpenAI's completions and chat completions, metrics, and a playground page."""
-    from pydantic import ByteSize, TypeAdapter, ValidationError
-
-    from autotune.config import Duration
     from autotune.server.serving import ServeRequest
     from autotune.server.serving import serve as serve_pair
 
-    try:
-        body_bytes = TypeAdapter(ByteSize).validate_python(max_body)
-        shutdown_s = TypeAdapter(Duration).validate_python(shutdown_timeout)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise BadRequest(f"{fault['input']!r} cannot be used: {fault['msg']}; write e.g. 4MiB, 30s") from None
     request = ServeRequest(
         artifact=artifact,
         target=target,
@@ -45,9 +42,9 @@ def serve(
         api_key=api_key,
         slots=max_concurrent,
         queue=max_queue,
-        shutdown_s=shutdown_s,
+        shutdown_s=shutdown_timeout,
         threads=threads,
         model=model_name,
-        body_bytes=body_bytes,
+        body_bytes=max_body,
     )
     serve_pair(request, lambda url: typer.echo(f"serving {artifact} at {url} (Ctrl-C stops)", err=True))

@@ -1,9 +1,13 @@
 """The `autotune targets` commands: parse, call, print."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from autotune.cli_completion import complete_shown
+from autotune.cli_json import AsJson, print_json
+from autotune.cli_loudness import loud
+from autotune.cli_options import epilog
 
 if TYPE_CHECKING:
     from autotune.target_listing import Details, DraftDetails, Listed
@@ -13,10 +17,9 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-
-@app.callback()
+@app.callback(epilog=epilog(("autotune targets", "autotune targets show llama-65b --json")))
+@loud
 def list_(context: typer.Context, as_json: AsJson = False) -> None:
     """List the models known by name; `show NAME` tells all about one."""
     if context.invoked_subcommand is not None:
@@ -26,7 +29,7 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
     listed, drafts = list_models(), named_drafts()
     if as_json:
         document = {"models": [model.fields() for model in listed], "drafts": [draft.fields() for draft in drafts]}
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
         return
     _print_table(listed)
     typer.echo()
@@ -37,9 +40,15 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
     )
 
 
-@app.command("show")
+@app.command("show", epilog=epilog(("autotune targets show llama-65b",)))
+@loud
 def show(
-    name: Annotated[str, typer.Argument(help="A name of the list, a folder, or owner/name.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A name of the list, a folder, or owner/name.", show_default=False, autocompletion=complete_shown
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show a model: architecture, memory, licence, where its weights were looked for, and how to get and run it."""
@@ -47,7 +56,7 @@ def show(
 
     details = describe_draft(name) if is_draft(name) else describe_model(name)
     if as_json:
-        typer.echo(json.dumps(details.fields(), indent=2))
+        print_json(details.fields())
     else:
         _print_details(details)
 

@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
+from autotune.cli_completion import RUNNERS, among
+from autotune.cli_json import AsJson, print_json
 from autotune.cli_options import ApiKey, Model, Prompts, Target
 from autotune.errors import BadRequest
+
+EXAMPLES = (
+    "autotune traces --target demo --out traces.safetensors",
+    "autotune traces --target /models/big --endpoint http://host:8000/v1 --out served.safetensors",
+)
 
 
 def traces(
@@ -32,6 +39,7 @@ def traces(
             "--with",
             help="What runs a local target: autotune's compiled program, or transformers (sharded over GPUs, or "
             "offloaded, where it does not fit); default: autotune, if it fits into memory.",
+            autocompletion=among(RUNNERS),
         ),
     ] = None,
     no_alternatives: Annotated[
@@ -48,6 +56,7 @@ def traces(
             "--download", help="Fetch the target from the hub if it is missing; of a served one, its tokenizer."
         ),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Record the target's own continuations of a prompts file: of a local target, or of one that a server runs."""
     from autotune.endpoint.client import find_endpoint
@@ -82,4 +91,8 @@ def traces(
                 fetch_models((target,), observer)
             observer.phase("Recording traces")
             recorded = record_here(resolve_target(target or "demo"), request, observer)
+    if as_json:
+        counts = {"traces": len(recorded.items), "tokens": recorded.tokens, "looping_share": recorded.looping_share}
+        print_json({"out": out, **counts})
+        return
     typer.echo(f"{out}: {len(recorded.items)} traces, {recorded.tokens} tokens, {recorded.looping_share:.0%} looping")

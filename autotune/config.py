@@ -1,41 +1,32 @@
 """What a user asks of a run: flags, the TOML file and the Python API all end in one validated `TuneConfig`."""
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from autotune.candidate import Precision
+from autotune.config_types import Batches, Count, Duration, Names, Precisions, Size, Weights
 from autotune.endpoint.address import is_url
-from autotune.errors import BadRequest
-from autotune.proxy.base import find_estimator
+from autotune.errors import BadRequest, did_you_mean, unknown_name
+from autotune.proxy.base import ESTIMATORS, find_estimator
 from autotune.proxy.loss_choice import Loss
 from autotune.sampling import SamplingSettings
 from autotune.search_space.space import Ranges
-from autotune.units import parse_count, parse_duration, parse_size
 
-
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _weights(value: object) -> object:
-    """The weights written as `code=2,chat=1`; a table (of TOML) as it is."""
-    if not isinstance(value, str):
-        return value
-    weights: dict[str, float] = {}
-    for part in value.split(","):
-        name, _, weight = (piece.strip() for piece in part.rpartition("="))
-        try:
-            number = float(weight)
-        except ValueError:
-            name = ""
-        if not name or name in weights:
-            raise ValueError("write every category once with its weight, such as code=2,chat=1")
-        weights[name] = number
-    return weights
+_QUOTED = re.compile(r"'([^']*)'")
 
 
 def _text(value: object) -> object:
@@ -50,17 +41,8 @@ def _known_proxy(name: str) -> str:
     return name
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
-Size = Annotated[int, BeforeValidator(parse_size)]
-Count = Annotated[int, BeforeValidator(parse_count)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
-Batches = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], BeforeValidator(_split), Field(min_length=1)]
-Weights = Annotated[dict[str, float], BeforeValidator(_weights)]
-Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_split), Field(min_length=1)]
-
-
 class TuneConfig(BaseModel):
-    """Everything that defines a run.  Durations may be written `1h30m`, sizes `2GiB`, counts `2M` or `1.3B`."""
+    """Everything that defines a run.  Durations may be written `30s` or `1h30m`, sizes `2GiB`, counts `2M`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -138,7 +120,7 @@ class TuneConfig(BaseModel):
     max_parameters: Count | None = Field(None, ge=1)
     max_latency: Duration | None = Field(None, gt=0)
 
-    proxy: Annotated[str, AfterValidator(_known_proxy)] = "elastic"
+    proxy: Annotated[str, AfterValidator(_known_proxy), WithJsonSchema({"enum": list(ESTIMATORS)})] = "elastic"
     """What gives candidates their weights (see `autotune.proxy.base.ESTIMATORS`)."""
     elastic_budget: Duration = 120.0
     """Reference seconds of the training that all candidates of the elastic proxy share."""
@@ -199,12 +181,17 @@ def make_config(flags: Mapping[str, Any], file: Path | None = None) -> TuneConfi
 
     `flags` maps names (dashes or underscores) to values; None means not given.
     """
-    values = {} if file is None else _read_toml(file)
-    values |= {name.replace("-", "_"): value for name, value in flags.items() if value is not None}
+    given = {name.replace("-", "_"): value for name, value in flags.items() if value is not None}
+    values = ({} if file is None else _read_toml(file)) | given
     try:
         return TuneConfig.model_validate(values)
     except ValidationError as error:
-        raise BadRequest(_explain(error)) from None
+        raise BadRequest(_explain(error, given, file)) from None
+
+
+def key_names() -> list[str]:
+    """The keys of the configuration as users write them, in the order of the class."""
+    return [(field.alias or name).replace("_", "-") for name, field in TuneConfig.model_fields.items()]
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -217,11 +204,18 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise BadRequest(f"configuration file {file} cannot be read: {error}") from None
 
 
-def _explain(error: ValidationError) -> str:
-    """One line for the first fault of a configuration."""
+def _explain(error: ValidationError, flags: Container[str], file: Path | None) -> str:
+    """One line for the first fault of a configuration: where it was written, what is wrong, what was probably meant."""
     fault = error.errors()[0]
-    name = str(fault["loc"][0]).replace("_", "-") if fault["loc"] else "configuration"
+    key = str(fault["loc"][0]) if fault["loc"] else "configuration"
+    name, written = key.replace("_", "-"), fault["input"]
+    in_file = file is not None and key not in flags
     if fault["type"] == "extra_forbidden":
-        known = ", ".join(sorted((f.alias or n).replace("_", "-") for n, f in TuneConfig.model_fields.items()))
-        return f"unknown configuration key {name!r}; known keys: {known}"
-    return f"--{name} {fault['input']}: {fault['msg'].removeprefix('Value error, ')}"
+        unknown = unknown_name("configuration key", name, sorted(key_names()))
+        return f"{file}: {unknown}" if in_file else str(unknown)
+    where = f"{file}: {name} = {written!r}" if in_file else f"--{name} {written}"
+    if fault["type"] in ("literal_error", "enum"):
+        choices = _QUOTED.findall(fault["ctx"]["expected"])
+        near = did_you_mean(str(written), choices)
+        return f"{where}: {near + ' ' if near else ''}choose from: {', '.join(choices)}"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from autotune.cache import cache_root
 from autotune.cuda_driver import CudaDriver, CudaUnavailable
-from autotune.errors import ArtifactError, BadRequest
+from autotune.errors import ArtifactError, BadRequest, unknown_name
 
 DEVICES = ("cpu", "cuda")
 
@@ -39,7 +39,7 @@ def core_word(kind: str) -> str:
 def find_device(kind: str) -> Device:
     """The device of that kind on this machine; BadRequest if there is none."""
     if kind not in DEVICES:
-        raise BadRequest(f"unknown device {kind!r}; this version knows: {', '.join(DEVICES)}")
+        raise unknown_name("device", kind, DEVICES)
     if kind == "cuda":
         return _find_gpu()
     name, flags = _processor()

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from autotune.errors import BadRequest
+from autotune.errors import BadRequest, unknown_name
 from autotune.extrapolation import fill_between
 from autotune.results import Evidence, LatencyTable, MeasureSettings, TargetLatency
 
@@ -50,7 +50,7 @@ def read_target_latency(path: Path, lookaheads: Iterable[int]) -> TargetLatency:
     fields = _csv_fields(text, path) if path.suffix.lower() == ".csv" else _json_fields(text, path)
     unknown = sorted(set(fields) - set(_KEYS))
     if unknown:
-        raise _bad(path, f"unknown key {unknown[0]!r}; known keys: {', '.join(_KEYS)}")
+        raise _bad(path, str(unknown_name("key", unknown[0], _KEYS)))
     samples_s = _samples(fields.get("verify_s"), path)
     largest = max(lookaheads) + 1
     if max(samples_s) < largest or 1 not in samples_s:

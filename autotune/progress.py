@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autotune.results import Score, TrialRecord
+from autotune.time_left import TimeLeft
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,8 @@ class SearchStatus:
     front_size: int
     best: tuple[TrialRecord, Score] | None
     """The fastest prediction so far; None if nothing was measured yet."""
-    left_s: float
-    """Seconds until the search ends, by its budget or at its present pace, whichever is sooner."""
+    left: TimeLeft
+    """How long the search still takes, by the builds it has finished and by its budget."""
     screened: int = 0
 
 

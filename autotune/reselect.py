@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from autotune.candidate import Build, Candidate
 from autotune.choice import choose
+from autotune.cli_units import bytes_text, count_text, seconds_text
 from autotune.lookup_results import LookupFirstOutcome, LookupOutcome
 from autotune.reports.facts import RunFacts
 from autotune.results import Measured, Rejected, RejectReason, Score, TrialRecord, Validated
@@ -28,9 +29,21 @@ class Limits:
         """Whether anything is limited."""
         return self != Limits()
 
+    def __str__(self) -> str:
+        told = []
+        if self.max_memory_bytes is not None:
+            told.append(f"at most {bytes_text(self.max_memory_bytes)} of memory")
+        if self.max_parameters is not None:
+            told.append(f"at most {count_text(self.max_parameters)} parameters")
+        if self.max_round_s is not None:
+            told.append(f"rounds of at most {seconds_text(self.max_round_s)}")
+        if self.lookaheads is not None:
+            told.append(f"k of {', '.join(map(str, self.lookaheads))}")
+        return ", ".join(told) or "no other limits"
 
-def reselect(facts: RunFacts, limits: Limits, told: str) -> RunFacts:
-    """The run as if only what keeps the limits had been tried; `told` says in the report what they are.
+
+def reselect(facts: RunFacts, limits: Limits) -> RunFacts:
+    """The run as if only what keeps the limits had been tried; its report says what they are.
 
     Builds over a limit count as ruled out.  Drafts that decoded keep their figures if they keep the limits with the
     lookahead they decoded with, and what ships is chosen from these alone.  If nothing that decoded is left that pays,
@@ -45,7 +58,7 @@ def reselect(facts: RunFacts, limits: Limits, told: str) -> RunFacts:
     choice = choose(validated, lookups, first)
     same = choice.draft == facts.chosen and choice.first == facts.chosen_first
     best = max(front, key=lambda point: point[1].tokens_per_s.value, default=None)
-    banner = [*facts.banner, f"Chosen again from a finished run, with {told}; nothing was measured anew."]
+    banner = [*facts.banner, f"Chosen again from a finished run, with {limits}; nothing was measured anew."]
     if best is not None and _undecided(best, validated, choice.draft):
         record, score = best
         banner.append(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from autotune import hub
 from autotune.cache import content_key
-from autotune.errors import BadRequest
+from autotune.errors import BadRequest, did_you_mean
 from autotune.families import family_of, read_checkpoint
 from autotune.families.checkpoint import CONFIG_FILE, CheckpointTensors, conversion_line, has_weights, weight_files
 from autotune.file_hashes import known_sha256
-from autotune.presets import Preset, nearest_names, presets
+from autotune.presets import Preset, presets
 from autotune.progress import LoggingObserver, Observer
 from autotune.shape import DraftShape
 from autotune.tokenizer import Tokenizer
@@ -165,7 +165,7 @@ def _hint(name: str) -> str:
         return "there is no such folder"
     if name.lower() in presets().drafts:
         return f"that is a draft's shape, see `autotune targets show {name.lower()}`"
-    near = nearest_names(name, (DEMO, *presets().models))
+    near = did_you_mean(name, (DEMO, *presets().models))
     return (
         f"{near or '`autotune targets` lists the known names.'} Or give a folder with a Hugging Face checkpoint, or a "
         "repository of the hub as owner/name"

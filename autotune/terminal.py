@@ -8,19 +8,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from autotune.log_lines import LogLines, stderr_console
 from autotune.progress import SearchStatus
 from autotune.results import Evidence, Figure, Measured, Rejected, Score, Screened, TrialRecord
+from autotune.time_left import TimeLeft, words
 
+logger = logging.getLogger(__name__)
+
+_LEAST_SHARE, _LEAST_S = 0.1, 5.0
+"""What must be done of a phase, and the time it must have taken, before what is left of it can be told."""
 _PLAIN_EVERY_S = 15.0
 """How often a plain log repeats that a phase is still under way."""
 
 
 class TerminalObserver:
-    """Shows a run's progress; use it as a context manager."""
+    """Shows a run's progress; use it as a context manager.  How much it tells is the level of the package's log."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
-        self._live = self._console.is_terminal
+        self._console = console or stderr_console()
+        self._quiet = not logger.isEnabledFor(logging.WARNING)
+        self._live = self._console.is_interactive and not self._quiet
         self._display = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -31,13 +38,18 @@ class TerminalObserver:
             console=self._console,
             transient=True,
         )
-        self._warnings = _Warnings(self._console)
+        self._log = LogLines(self._console)
+        self._other_lines: list[LogLines] = []
         self._task: TaskID | None = None
         self._title = ""
         self._began_s = self._told_s = time.monotonic()
 
     def __enter__(self) -> "TerminalObserver":
-        logging.getLogger("autotune").addHandler(self._warnings)
+        package = logging.getLogger("autotune")
+        self._other_lines = [handler for handler in package.handlers if isinstance(handler, LogLines)]
+        for handler in self._other_lines:  # two consoles would write over each other
+            package.removeHandler(handler)
+        package.addHandler(self._log)
         if self._live:
             self._display.start()
         return self
@@ -45,7 +57,10 @@ class TerminalObserver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        logging.getLogger("autotune").removeHandler(self._warnings)
+        package = logging.getLogger("autotune")
+        package.removeHandler(self._log)
+        for handler in self._other_lines:
+            package.addHandler(handler)
         if self._live:
             self._display.stop()
 
@@ -57,40 +72,43 @@ class TerminalObserver:
                 self._console.print(f"[green]✓[/] {self._title} [dim]{now_s - self._began_s:.1f} s[/]")
                 self._display.remove_task(self._task)
             self._task = self._display.add_task(title, total=1.0, status="")
-        else:
-            self._console.print(f"{title} …", soft_wrap=True)
+        elif not self._quiet:
+            self._console.print(f"{title} …", markup=False, soft_wrap=True)
         self._title, self._began_s, self._told_s = title, now_s, now_s
 
     def progress(self, fraction: float) -> None:
         """Move the bar, or now and then print a line."""
+        now_s = time.monotonic()
         if self._live and self._task is not None:
-            self._display.update(self._task, completed=fraction)
-        elif time.monotonic() - self._told_s > _PLAIN_EVERY_S:
-            self._told_s = time.monotonic()
-            self._console.print(f"  {self._title}: {fraction:.0%}")
+            self._display.update(self._task, completed=fraction, status=_phase_left(fraction, now_s - self._began_s))
+        elif now_s - self._told_s > _PLAIN_EVERY_S and not self._quiet:
+            self._told_s = now_s
+            left = _phase_left(fraction, now_s - self._began_s)
+            self._console.print(f"  {self._title}: {fraction:.0%}{', ' + left if left else ''}", markup=False)
 
     def trial(self, record: TrialRecord, status: SearchStatus) -> None:
         """Print the trial, and where the search stands."""
+        if self._quiet:
+            return
         self._console.print(_trial_line(record, status), soft_wrap=True)
+        if isinstance(record.outcome, Rejected) and record.outcome.stderr:
+            logger.debug("stderr of %s: %s", record.build, record.outcome.stderr)
         if self._live and self._task is not None:
-            left = f"{status.evaluated}/{status.planned}, front {status.front_size}, {_clock(status.left_s)} left"
+            left = f"{status.evaluated}/{status.planned}, front {status.front_size}, {words(status.left)}"
             self._display.update(self._task, completed=status.evaluated / status.planned, status=left)
 
     def note(self, text: str) -> None:
         """Print the note."""
-        self._console.print(f"  {text}", markup=False, soft_wrap=True)
+        if not self._quiet:
+            self._console.print(f"  {text}", markup=False, soft_wrap=True)
 
 
-class _Warnings(logging.Handler):
-    """Prints the library's warnings, one line each."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print the record's message."""
-        self._console.print(f"warning: {record.getMessage()}", markup=False, soft_wrap=True)
+def _phase_left(fraction: float, elapsed_s: float) -> str:
+    """What is left of a phase at its pace so far; empty while that says nothing."""
+    if fraction >= 1 or fraction < _LEAST_SHARE or elapsed_s < _LEAST_S:
+        return ""
+    rest_s = elapsed_s * (1 - fraction) / fraction
+    return words(TimeLeft(rest_s, rest_s))
 
 
 def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
@@ -101,7 +119,7 @@ def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
         return f"{head} [red]{record.outcome.reason.value}[/]: {escape(detail)}"
     best = f"best {describe_score(*status.best)} · " if status.best else ""
     known = "known · " if isinstance(record.outcome, Measured) and record.outcome.latency_date else ""
-    search = f"[dim]{known}{best}front {status.front_size} · {_clock(status.left_s)} left[/]"
+    search = f"[dim]{known}{best}front {status.front_size} · {words(status.left)}[/]"
     if isinstance(record.outcome, Screened):
         return f"{head} screened: {_forecast(record.outcome)}  {search}"
     fastest = max(record.outcome.scores, key=lambda score: score.tokens_per_s.value)
@@ -128,8 +146,3 @@ def _speed(score: Score) -> str:
 def _tokens(per_round: Figure) -> str:
     assumed = " (stand-in)" if per_round.evidence is Evidence.STAND_IN else ""
     return f"{per_round.value:.2f} tokens/round{assumed}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -28,6 +28,7 @@ from autotune.samplers import AUTO, SamplerName, make_sampler
 from autotune.screening import Screener
 from autotune.search_space.space import LOOKAHEAD, Params, SearchSpace
 from autotune.store import RunFolder
+from autotune.time_left import time_left
 
 _STUDY = "autotune"
 _BUILD = "build"
@@ -216,8 +217,7 @@ class Search:
     def _status(self, budget: Budget, began_s: float, already: int) -> SearchStatus:
         result = SearchResult(self._records, interrupted=False)
         evaluated, planned = self._trials_spent(), min(budget.trials, self._space.size)
-        elapsed_s = time.monotonic() - began_s
-        pace_s = elapsed_s / max(evaluated - already, 1)
+        finished_s = [record.wall_s for record in self._records[already:] if not record.ruled_out]
         return SearchStatus(
             evaluated=evaluated,
             planned=planned,
@@ -225,7 +225,7 @@ class Search:
             screened=sum(record.state is Ending.SCREENED for record in self._records),
             front_size=len(result.front),
             best=max(result.scored, key=lambda item: item[1].tokens_per_s.value, default=None),
-            left_s=min((planned - evaluated) * pace_s, max(budget.time_s - elapsed_s, 0.0)),
+            left=time_left(finished_s, planned - evaluated, began_s + budget.time_s - time.monotonic()),
         )
 
 

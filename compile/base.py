@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autotune.candidate import Precision
-from autotune.errors import BadRequest
+from autotune.errors import BadRequest, unknown_name
 from autotune.results import Built
 from autotune.weights import ModelWeights
 
@@ -81,7 +81,7 @@ BACKENDS: Mapping[str, BackendEntry] = {
 def find_backend(name: str) -> BackendEntry:
     """The registry's entry of that name, nothing imported; BadRequest if it is unknown."""
     if name not in BACKENDS:
-        raise BadRequest(f"unknown backend {name!r}; choose from: {', '.join(BACKENDS)}")
+        raise unknown_name("backend", name, BACKENDS)
     return BACKENDS[name]
 
 

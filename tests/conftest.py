@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.command_line import autotune, refused
+
+__all__ = ["autotune", "refused"]
+
 # Before anything imports torch: the suite shares its cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -8,8 +8,8 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
+from tests.support.evaluators import tiny_space
 from tests.support.searches import Bench
-from tests.support.spaces import tiny_space
 
 dashboard = pytest.importorskip("optuna_dashboard")
 
@@ -33,6 +33,6 @@ def test_a_runs_study_loads_with_every_trial(tmp_path: Path) -> None:
     detail = get(app, f"/api/studies/{study['study_id']}")
     assert detail["directions"] == ["minimize", "maximize"]
     complete = [trial for trial in detail["trials"] if trial["state"] == "Complete"]
-    assert len(complete) == len(found.scored)
+    assert len(complete) >= len(found.scored)  # a build that is proposed again is told again
     seconds_and_tokens = {tuple(trial["values"]) for trial in complete}
     assert seconds_and_tokens == {(score.round_s.value, score.tokens_per_round.value) for _, score in found.scored}

@@ -31,7 +31,7 @@ def score(lookahead: int, round_s: float, tokens_per_s: float) -> Score:
 
 def test_without_limits_nothing_changes() -> None:
     before = facts()
-    after = reselect(before, Limits(), "nothing")
+    after = reselect(before, Limits())
     assert list(after.records) == list(before.records)
     assert list(after.validated) == list(before.validated)
     assert after.chosen == before.chosen
@@ -40,16 +40,16 @@ def test_without_limits_nothing_changes() -> None:
 @pytest.mark.parametrize(
     "limits",
     [
-        Limits(max_parameters=200_000),
+        Limits(max_parameters=500_000),
         Limits(max_memory_bytes=900_000),
         Limits(max_round_s=0.0016),
         Limits(lookaheads=(1, 2)),
-        Limits(max_parameters=300_000, max_round_s=0.002, lookaheads=(2, 3, 4)),
+        Limits(max_parameters=600_000, max_round_s=0.002, lookaheads=(2, 3, 4)),
     ],
 )
 def test_all_that_is_left_keeps_the_limits(limits: Limits) -> None:
     before = facts()
-    after = reselect(before, limits, "limits")
+    after = reselect(before, limits)
     kept = [(record.build, each.lookahead, each.round_s.value) for record in after.records for each in record.scores]
     kept += [(draft.build, draft.lookahead, draft.round_s) for draft in after.validated]
     assert kept
@@ -63,7 +63,7 @@ def test_all_that_is_left_keeps_the_limits(limits: Limits) -> None:
     front = {(record.number, each.lookahead) for record, each in after.front}
     assert front <= {(record.number, each.lookahead) for record in after.records for each in record.scores}
     assert len(after.records) == len(before.records)
-    assert any("Chosen again from a finished run, with limits" in line for line in after.banner)
+    assert any(f"Chosen again from a finished run, with {limits};" in line for line in after.banner)
 
 
 def test_what_ships_is_the_fastest_of_those_left() -> None:
@@ -71,7 +71,7 @@ def test_what_ships_is_the_fastest_of_those_left() -> None:
     first, second = sorted(before.validated, key=lambda draft: -draft.speedup_measured.value)[:2]
     assert before.chosen == first
     limits = Limits(max_round_s=first.round_s * 0.999)
-    after = reselect(before, limits, "--max-latency")
+    after = reselect(before, limits)
     assert after.chosen == (second if second.round_s <= limits.max_round_s else None)
     assert first not in after.validated
 
@@ -79,14 +79,14 @@ def test_what_ships_is_the_fastest_of_those_left() -> None:
 def test_nothing_is_validated_where_nothing_that_decoded_is_left_but_another_should_pay() -> None:
     before = facts()
     lookaheads = tuple(k for k in range(1, 9) if k not in {draft.lookahead for draft in before.validated})
-    after = reselect(before, Limits(lookaheads=lookaheads), "--lookahead")
+    after = reselect(before, Limits(lookaheads=lookaheads))
     assert (after.chosen, list(after.validated)) == (None, [])
     assert summarise(after).verdict is Verdict.NOT_VALIDATED
     assert "was not decoded" in after.banner[-1]
 
 
 def test_nothing_feasible_is_left_by_impossible_limits() -> None:
-    after = reselect(facts(), Limits(max_parameters=1), "--max-parameters 1")
+    after = reselect(facts(), Limits(max_parameters=1))
     summary = summarise(after)
     assert summary.verdict is Verdict.NOTHING_FEASIBLE
     assert summary.ruled_out == len([record for record in facts().records if record.scores])
@@ -94,8 +94,8 @@ def test_nothing_feasible_is_left_by_impossible_limits() -> None:
 
 def test_what_belongs_to_the_winner_goes_with_it() -> None:
     before = replace(facts(), kernel_tuning=object(), adaptive=object(), batches=(object(),))  # type: ignore[arg-type]
-    assert reselect(before, Limits(max_parameters=10**9), "").kernel_tuning is before.kernel_tuning
-    gone = reselect(before, Limits(max_parameters=1), "")
+    assert reselect(before, Limits(max_parameters=10**9)).kernel_tuning is before.kernel_tuning
+    gone = reselect(before, Limits(max_parameters=1))
     assert (gone.kernel_tuning, gone.adaptive, gone.batches) == (None, None, ())
 
 
@@ -105,10 +105,10 @@ def test_a_lookup_goes_on_with_its_fastest_lookahead_that_is_left_and_is_then_no
         LOOKUP, (score(2, 0.001, 800.0), score(3, 0.001, 850.0), score(4, 0.001, 900.0)), 4, decoded
     )
     before = replace(facts(), lookups=[outcome], chosen=None, chosen_lookup=outcome)
-    assert reselect(before, Limits(lookaheads=(2, 4)), "").chosen_lookup is not None
-    (left,) = reselect(before, Limits(lookaheads=(2, 3)), "").lookups
+    assert reselect(before, Limits(lookaheads=(2, 4))).chosen_lookup is not None
+    (left,) = reselect(before, Limits(lookaheads=(2, 3))).lookups
     assert (left.lookahead, left.decoded) == (3, None)
-    assert reselect(before, Limits(max_round_s=0.0001), "").lookups == []
+    assert reselect(before, Limits(max_round_s=0.0001)).lookups == []
 
 
 def test_a_lookup_goes_before_a_draft_only_while_that_is_left_by_itself() -> None:
@@ -116,7 +116,14 @@ def test_a_lookup_goes_before_a_draft_only_while_that_is_left_by_itself() -> Non
     decoded = Decoded(figure(2.0), figure(900.0), Figure(3.0, Evidence.MEASURED))
     both = LookupFirstOutcome(draft.build, LOOKUP, 8, score(draft.lookahead, 0.0001, 900.0), decoded)
     before = replace(facts(), lookup_first=both, chosen=draft, chosen_first=both)
-    assert reselect(before, Limits(max_parameters=10**9), "").chosen_first == both
-    assert reselect(before, Limits(max_parameters=draft.build.shape.parameters - 1), "").chosen_first is None
-    assert reselect(before, Limits(lookaheads=(draft.lookahead,)), "").chosen_first is None
-    assert reselect(before, Limits(max_round_s=draft.round_s * 0.99), "").chosen_first is None
+    assert reselect(before, Limits(max_parameters=10**9)).chosen_first == both
+    assert reselect(before, Limits(max_parameters=draft.build.shape.parameters - 1)).chosen_first is None
+    assert reselect(before, Limits(lookaheads=(draft.lookahead,))).chosen_first is None
+    shortest_s = min(each.round_s for each in before.validated if each.build == draft.build)
+    assert reselect(before, Limits(max_round_s=shortest_s * 0.99)).chosen_first is None
+
+
+def test_limits_are_told_in_words() -> None:
+    limits = Limits(2 << 20, 300_000, 0.0015, (1, 2))
+    assert str(limits) == "at most 2 MiB of memory, at most 300 k parameters, rounds of at most 1.5 ms, k of 1, 2"
+    assert str(Limits()) == "no other limits"

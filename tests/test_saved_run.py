@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from autotune.errors import BadRequest
 from autotune.refinement import Level, Refined, Refinement
+from autotune.reports.facts import RunFacts
 from autotune.results import Evidence, Measured, Rejected, RejectReason
 from autotune.saved_run import FACTS_SCHEMA, read_run
 from autotune.store import RunFolder
@@ -19,16 +21,12 @@ from tests.support.saved_runs import save_run
 def test_a_run_is_read_as_it_was_saved(tmp_path: Path) -> None:
     facts = synthetic_facts(builds=20)
     read = read_run(save_run(tmp_path, facts))
-    assert list(read.records) == list(facts.records)
     assert {(each.number, score.lookahead) for each, score in read.front} == {
         (each.number, score.lookahead) for each, score in facts.front
     }
-    assert replace(read, records=(), front=(), validated=()) == replace(
-        facts, records=(), front=(), validated=(), versions=read.versions
-    )
-    assert list(read.validated) == list(facts.validated)
-    assert read.chosen == facts.chosen
-    assert dict(read.versions) == dict(facts.versions)
+    as_json = TypeAdapter(RunFacts).dump_json
+    assert as_json(replace(read, front=())) == as_json(replace(facts, front=()))
+    assert list(read.records) == list(facts.records)
 
 
 def test_the_records_are_kept_once(tmp_path: Path) -> None:

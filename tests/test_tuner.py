@@ -21,6 +21,7 @@ from autotune.score import score_lookahead
 from autotune.screening import Screener
 from autotune.search_space.constraints import Constraints
 from autotune.store import RunFolder
+from autotune.time_left import TimeLeft
 from autotune.tuner import Budget, Search
 from tests.support import evaluators
 from tests.support.evaluators import LOOKAHEADS, outcome_of, tiny_space
@@ -161,8 +162,8 @@ def test_the_time_budget_ends_the_search_between_builds(bench: Bench, monkeypatc
     assert len(result.records) == 3
     assert not result.interrupted
     assert bench.observer.notes == ["the time budget is spent"]
-    lefts = [status.left_s for status in bench.observer.statuses]
-    assert lefts == pytest.approx([15.0, 5.0, 0.0])
+    lefts = [status.left for status in bench.observer.statuses]
+    assert lefts == [TimeLeft(None, 15.0), TimeLeft(None, 5.0), TimeLeft(None, 0.0)]
 
 
 def test_no_time_is_time_for_nothing(bench: Bench) -> None:
@@ -176,6 +177,7 @@ def test_the_status_counts(bench: Bench) -> None:
     assert (first.evaluated, first.planned, first.rejected, first.best, first.front_size) == (1, 4, 1, None, 0)
     assert (last.evaluated, last.planned, last.rejected) == (4, 4, 1)
     assert last.front_size == len(result.front)
+    assert last.left == TimeLeft(0.0, 0.0)
     assert last.best[1].tokens_per_s.value == max(score.tokens_per_s.value for _, score in result.scored)
 
 

@@ -28,7 +28,7 @@ from autotune.demo.prompts import cut_prompts, write_prompts
 from autotune.demo.state import load_state, new_optimizer, save_state
 from autotune.demo.tokens import END_ID, encode, train_tokenizer, write_tokenizer
 from autotune.demo.training import Outcome, TrainingFiles, run_training
-from autotune.errors import BadRequest, Interrupted, TrainingDiverged
+from autotune.errors import BadRequest, Interrupted, TrainingDiverged, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def train_demo(request: TrainingRequest, watcher: Watcher) -> Path:
 
 def _check_device(request: TrainingRequest) -> None:
     if request.device not in ("cpu", "cuda"):
-        raise BadRequest(f"unknown device {request.device!r}; choose cpu or cuda")
+        raise unknown_name("device", request.device, ("cpu", "cuda"))
     if request.device == "cuda" and not torch.cuda.is_available():
         raise BadRequest(f"torch {torch.__version__} finds no GPU: use --device cpu, or a CUDA build of torch")
     if request.device == "cuda" and request.settings.get("processes", 1) != 1:

@@ -1,9 +1,8 @@
 """Models and drafts known by name: `models.toml`, read once and checked entry by entry."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autotune.errors import BadRequest
+from autotune.errors import BadRequest, did_you_mean
 from autotune.families import describe_config
 from autotune.shape import DraftShape
 from autotune.weights import Numerics
 
 _FILE = Path(str(files("autotune.presets"))) / "models.toml"
-_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -118,15 +116,9 @@ def find_draft(name: str) -> NamedDraft:
     """The draft of that name; BadRequest suggests the nearest ones."""
     drafts = presets().drafts
     if name not in drafts:
-        near = nearest_names(name, drafts) or f"known are {', '.join(drafts)}"
+        near = did_you_mean(name, drafts) or f"known are {', '.join(drafts)}"
         raise BadRequest(f"unknown draft {name!r}: {near}")
     return drafts[name]
-
-
-def nearest_names(name: str, known: Iterable[str]) -> str:
-    """`did you mean …?` with the names most like it; empty if none is."""
-    near = get_close_matches(name.lower(), list(known), _MOST_NAMES)
-    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _preset(name: str, model: _Model, path: Path) -> Preset:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from autotune.candidate import DraftShape
-from autotune.errors import BadRequest
+from autotune.errors import unknown_name
 from autotune.proxy.loss_choice import Loss
 from autotune.proxy.place import HERE, Place
 from autotune.weights import ModelWeights
@@ -111,7 +111,7 @@ ESTIMATORS = {
 def find_estimator(name: str) -> EstimatorEntry:
     """The estimator of that name; BadRequest if there is none."""
     if name not in ESTIMATORS:
-        raise BadRequest(f"unknown proxy {name!r}; choose from: {', '.join(ESTIMATORS)}")
+        raise unknown_name("proxy", name, ESTIMATORS)
     return ESTIMATORS[name]
 
 

@@ -8,7 +8,8 @@ import typer
 PAGE = "commands.md"
 PLACE = "<!-- every command -->"
 """What the reference stands in for on its page."""
-_FIRST_PANEL = "Options"
+_ARGUMENTS, _FIRST_PANEL = "Arguments", "Options"
+"""What options and arguments are grouped under where the command does not say."""
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -33,10 +34,11 @@ def _describe(command: Any, context: Any, name: str, depth: int) -> Iterator[str
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     yield from ("#" * depth + f" {name}", "", *_paragraphs(command.help), "```text", usage, "```", "")
     for title, rows in _panels(command, context).items():
-        if title != _FIRST_PANEL:
+        if title not in (_ARGUMENTS, _FIRST_PANEL):
             yield from (f"**{title}**", "")
-        yield from ("| | |", "|---|---|")
-        yield from (f"| `{_cell(words)}` | {_cell(text)} |" for words, text in rows)
+        what = "argument" if title == _ARGUMENTS else "option"
+        yield from (f"| {what} | |", "|---|---|")
+        yield from (f"| `{_cell(words)}` | {_cell(text).replace('<', '&lt;')} |" for words, text in rows)
         yield ""
     if hasattr(command, "list_commands"):
         for each in command.list_commands(context):
@@ -59,11 +61,12 @@ def _panels(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
         record = parameter.get_help_record(context)
         if record is None or parameter.name == "help":
             continue
-        panel = getattr(parameter, "rich_help_panel", None) or _FIRST_PANEL
+        usual = _ARGUMENTS if parameter.param_type_name == "argument" else _FIRST_PANEL
+        panel = getattr(parameter, "rich_help_panel", None) or usual
         panels.setdefault(panel, []).append(record)
     return panels
 
 
 def _cell(text: str) -> str:
-    """Text for a cell of a table: one line, no bars that would end it, and no HTML."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Text for a cell of a table: one line, and no bars that would end it."""
+    return " ".join(text.split()).replace("|", "\\|")

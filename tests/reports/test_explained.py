@@ -61,7 +61,7 @@ def test_a_winners_round_is_taken_apart(make_facts: MakeFacts) -> None:
     # 4 · 29 / (2.5 + 4 · 12) = 2.30; f · (29 - 12) = 2.5 at f = 0.147.
     assert "4 times slower, equally accepting, it would come to 2.30×" in said["target"]
     assert "until the target takes 0.15 of the time" in said["target"]
-    assert said["lookahead"] == "Around its k the search predicted: k = 1 1.16×, k = 2 1.40×, k = 3 1.55×."
+    assert said["lookahead"] == "Around its k the search predicted: k = 1 1.22×, k = 2 1.41×, k = 3 1.55×."
 
 
 def test_a_loser_is_told_what_it_lacks(make_facts: MakeFacts) -> None:

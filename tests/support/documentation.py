@@ -68,10 +68,14 @@ def blocks(page: Path) -> list[Block]:
 
 def commands(block: Block) -> Iterator[Command]:
     """The commands of a shell block; comments and ellipses are no part of them."""
-    for number, line in enumerate(block.text.splitlines(), start=block.line + 1):
+    whole = re.sub(r"\\\n *", lambda _: "\0", block.text)  # lines that go on, to be counted all the same
+    number = block.line + 1
+    for spread in whole.splitlines():
+        line = spread.replace("\0", "")
         for text in line.split(" && "):
             if words := shlex.split(text, comments=True):
                 yield _command(f"{block.page.name}:{number}", text.partition(" # ")[0].strip(), words)
+        number += 1 + spread.count("\0")
 
 
 def inline_code(page: Path) -> Iterator[str]:
