@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +15,8 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from autotune.errors import BadRequest
+
+logger = logging.getLogger(__name__)
 
 
 def cache_root() -> Path:
@@ -76,6 +79,7 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The cache folder `kind/key`, made by `make(folder)` if it is not there yet (one maker at a time)."""
     destination = cache_root() / kind / key
     if destination.is_dir():
+        logger.debug("%s: from the cache, %s", kind, destination)
         return destination
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +87,7 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         raise BadRequest(f"cannot write the cache {cache_root()}: {error.strerror or error}") from error
     with FileLock(destination.with_suffix(".lock")):
         if not destination.is_dir():
+            logger.debug("%s: making %s", kind, destination)
             with new_folder(destination) as folder:
                 make(folder)
     return destination

@@ -38,6 +38,10 @@ app = typer.Typer(
 def main() -> None:
     """Entry point: every expected failure is one line on stderr and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if os.environ.get("NO_COLOR"):  # rich alone would keep bold and dim
+        from typer import rich_utils
+
+        rich_utils.COLOR_SYSTEM = None
     with _failures(), log_to_stderr():
         code = app(prog_name="autotune", standalone_mode=False)
     sys.exit(code if isinstance(code, int) else 0)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli_json import AsJson, print_json
+from autotune.cli_loudness import tell
 from autotune.cli_options import Artifact, Prompts, Target
 from autotune.errors import BadRequest
 
@@ -69,7 +70,7 @@ def generate(
         from autotune.generate_file import generate_file
 
         _check_out(out)
-        typer.echo(
+        tell(
             generate_file(
                 lambda: Pair.open(artifact, target, threads=threads),
                 prompts,
@@ -78,8 +79,7 @@ def generate(
                 batch,
                 lookahead,
                 options,
-            ),
-            err=True,
+            )
         )
         return
     text = _prompt_text(prompt or "")
@@ -88,10 +88,9 @@ def generate(
         typer.echo(piece, nl=False)
     typer.echo()
     done = pair.statistics
-    typer.echo(
+    tell(
         f"{done.tokens} tokens in {done.rounds} rounds ({done.tokens_per_round:.2f} tokens per round), "
-        f"{done.tokens_per_s:.0f} tokens/s; rounds that emitted 1, 2, … tokens: {done.emitted}",
-        err=True,
+        f"{done.tokens_per_s:.0f} tokens/s; rounds that emitted 1, 2, … tokens: {done.emitted}"
     )
 
 

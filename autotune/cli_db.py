@@ -104,6 +104,8 @@ def _print_table(listed: "list[Listed]") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from autotune.log_lines import colours
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("kind", "shape", "precision", "backend", "measured", "KiB"):
         table.add_column(name, justify="right" if name == "KiB" else "left", no_wrap=True)
@@ -112,7 +114,7 @@ def _print_table(listed: "list[Listed]") -> None:
         row = entry.row
         words = (row.kind, row.shape, row.precision, row.backend or "", row.created[:10], f"{row.bytes / 1024:,.0f}")
         table.add_row(*map(Text, words), Text(_usable(entry)))
-    Console(highlight=False).print(table)
+    Console(highlight=False, color_system=colours()).print(table)
 
 
 def _usable(entry: "Listed") -> str:

@@ -30,6 +30,12 @@ def set_loudness(verbose: bool, quiet: bool) -> None:
         logging.getLogger("autotune").setLevel(logging.DEBUG if verbose else logging.ERROR)
 
 
+def tell(text: str) -> None:
+    """Say on stderr what is good to know and no result, unless only errors are to be told."""
+    if logging.getLogger("autotune").isEnabledFor(logging.WARNING):
+        typer.echo(text, err=True)
+
+
 def loud(command: Callable[..., None]) -> Callable[..., None]:
     """The command with `--verbose` and `--quiet` as further options."""
 

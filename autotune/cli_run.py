@@ -24,9 +24,14 @@ EXAMPLES = (
 )
 
 
-def _setting(key: str) -> Any:
+def _setting(key: str, metavar: str | None = None) -> Any:
     """The option of a setting, with its meaning, its heading and what completes it."""
-    return typer.Option(help=SETTINGS[key].help, rich_help_panel=section_of(key), autocompletion=complete_setting(key))
+    return typer.Option(
+        help=SETTINGS[key].help,
+        metavar=metavar,
+        rich_help_panel=section_of(key),
+        autocompletion=complete_setting(key),
+    )
 
 
 def _switch(key: str) -> Any:
@@ -53,15 +58,15 @@ def run(
     model_free: Annotated[bool | None, _switch("model_free")] = None,
     adaptive_k: Annotated[bool | None, _switch("adaptive_k")] = None,
     trials: Annotated[int | None, _setting("trials")] = None,
-    time_budget: Annotated[str | None, _setting("time_budget")] = None,
+    time_budget: Annotated[str | None, _setting("time_budget", "DURATION")] = None,
     sampler: Annotated[str | None, _setting("sampler")] = None,
     screen: Annotated[bool | None, _switch("screen")] = None,
     refine: Annotated[bool | None, _switch("refine")] = None,
     validate: Annotated[int | None, _setting("validate")] = None,
     seed: Annotated[int | None, _setting("seed")] = None,
-    max_memory: Annotated[str | None, _setting("max_memory")] = None,
-    max_parameters: Annotated[str | None, _setting("max_parameters")] = None,
-    max_latency: Annotated[str | None, _setting("max_latency")] = None,
+    max_memory: Annotated[str | None, _setting("max_memory", "SIZE")] = None,
+    max_parameters: Annotated[str | None, _setting("max_parameters", "COUNT")] = None,
+    max_latency: Annotated[str | None, _setting("max_latency", "DURATION")] = None,
     prompts: Annotated[str | None, _setting("prompts")] = None,
     traces: Annotated[str | None, _setting("traces")] = None,
     model: Annotated[str | None, _setting("model")] = None,
@@ -77,20 +82,20 @@ def run(
     target_precision: Annotated[str | None, _setting("target_precision")] = None,
     target_backend: Annotated[str | None, _setting("target_backend")] = None,
     target_tp: Annotated[int | None, _setting("target_tp")] = None,
-    collective_latency: Annotated[str | None, _setting("collective_latency")] = None,
+    collective_latency: Annotated[str | None, _setting("collective_latency", "DURATION")] = None,
     target_latency: Annotated[Path | None, _setting("target_latency")] = None,
     proxy: Annotated[str | None, _setting("proxy")] = None,
-    elastic_budget: Annotated[str | None, _setting("elastic_budget")] = None,
-    recover_tokens: Annotated[str | None, _setting("recover_tokens")] = None,
-    finish: Annotated[str | None, _setting("finish")] = None,
+    elastic_budget: Annotated[str | None, _setting("elastic_budget", "DURATION")] = None,
+    recover_tokens: Annotated[str | None, _setting("recover_tokens", "COUNT")] = None,
+    finish: Annotated[str | None, _setting("finish", "DURATION")] = None,
     loss: Annotated[str | None, _setting("loss")] = None,
     train_device: Annotated[str | None, _setting("train_device")] = None,
     train_processes: Annotated[int | None, _setting("train_processes")] = None,
     threads: Annotated[int | None, _setting("threads")] = None,
-    tune_kernels: Annotated[str | None, _setting("tune_kernels")] = None,
-    build_timeout: Annotated[str | None, _setting("build_timeout")] = None,
-    run_timeout: Annotated[str | None, _setting("run_timeout")] = None,
-    worker_memory: Annotated[str | None, _setting("worker_memory")] = None,
+    tune_kernels: Annotated[str | None, _setting("tune_kernels", "DURATION")] = None,
+    build_timeout: Annotated[str | None, _setting("build_timeout", "DURATION")] = None,
+    run_timeout: Annotated[str | None, _setting("run_timeout", "DURATION")] = None,
+    worker_memory: Annotated[str | None, _setting("worker_memory", "SIZE")] = None,
     database: Annotated[bool | None, _switch("database")] = None,
     out: Annotated[Path | None, _setting("out")] = None,
     resume: Annotated[bool | None, _switch("resume")] = None,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from autotune.cli_loudness import tell
 from autotune.cli_options import Artifact, Target, duration_option, size_option
 
 EXAMPLES = (
@@ -47,4 +48,4 @@ def serve(
         model=model_name,
         body_bytes=max_body,
     )
-    serve_pair(request, lambda url: typer.echo(f"serving {artifact} at {url} (Ctrl-C stops)", err=True))
+    serve_pair(request, lambda url: tell(f"serving {artifact} at {url} (Ctrl-C stops)"))

@@ -3,8 +3,14 @@
 import logging
 import os
 import sys
+from typing import Literal
 
 from rich.console import Console
+
+
+def colours() -> Literal["auto"] | None:
+    """Which colours and styles rich may use: none where NO_COLOR is set."""
+    return None if os.environ.get("NO_COLOR") else "auto"
 
 
 def stderr_console() -> Console:
@@ -12,7 +18,7 @@ def stderr_console() -> Console:
     return Console(
         stderr=True,
         highlight=False,
-        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        color_system=colours(),
         force_interactive=None if sys.stderr.isatty() else False,
     )
 

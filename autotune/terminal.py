@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from autotune.log_lines import LogLines, stderr_console
 from autotune.progress import SearchStatus
 from autotune.results import Evidence, Figure, Measured, Rejected, Score, Screened, TrialRecord
-from autotune.time_left import TimeLeft, words
+from autotune.time_left import TimeLeft, time_left_text
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +69,9 @@ class TerminalObserver:
         now_s = time.monotonic()
         if self._live:
             if self._task is not None:
-                self._console.print(f"[green]✓[/] {self._title} [dim]{now_s - self._began_s:.1f} s[/]")
+                self._console.print(f"[green]✓[/] {escape(self._title)} [dim]{now_s - self._began_s:.1f} s[/]")
                 self._display.remove_task(self._task)
-            self._task = self._display.add_task(title, total=1.0, status="")
+            self._task = self._display.add_task(escape(title), total=1.0, status="")
         elif not self._quiet:
             self._console.print(f"{title} …", markup=False, soft_wrap=True)
         self._title, self._began_s, self._told_s = title, now_s, now_s
@@ -94,7 +94,7 @@ class TerminalObserver:
         if isinstance(record.outcome, Rejected) and record.outcome.stderr:
             logger.debug("stderr of %s: %s", record.build, record.outcome.stderr)
         if self._live and self._task is not None:
-            left = f"{status.evaluated}/{status.planned}, front {status.front_size}, {words(status.left)}"
+            left = f"{status.evaluated}/{status.planned}, front {status.front_size}, {time_left_text(status.left)}"
             self._display.update(self._task, completed=status.evaluated / status.planned, status=left)
 
     def note(self, text: str) -> None:
@@ -108,7 +108,7 @@ def _phase_left(fraction: float, elapsed_s: float) -> str:
     if fraction >= 1 or fraction < _LEAST_SHARE or elapsed_s < _LEAST_S:
         return ""
     rest_s = elapsed_s * (1 - fraction) / fraction
-    return words(TimeLeft(rest_s, rest_s))
+    return time_left_text(TimeLeft(rest_s, rest_s))
 
 
 def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
@@ -119,7 +119,7 @@ def _trial_line(record: TrialRecord, status: SearchStatus) -> str:
         return f"{head} [red]{record.outcome.reason.value}[/]: {escape(detail)}"
     best = f"best {describe_score(*status.best)} · " if status.best else ""
     known = "known · " if isinstance(record.outcome, Measured) and record.outcome.latency_date else ""
-    search = f"[dim]{known}{best}front {status.front_size} · {words(status.left)}[/]"
+    search = f"[dim]{known}{best}front {status.front_size} · {time_left_text(status.left)}[/]"
     if isinstance(record.outcome, Screened):
         return f"{head} screened: {_forecast(record.outcome)}  {search}"
     fastest = max(record.outcome.scores, key=lambda score: score.tokens_per_s.value)

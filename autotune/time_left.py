@@ -38,7 +38,7 @@ def time_left(finished_s: Sequence[float], todo: int, budget_s: float) -> TimeLe
     return TimeLeft(min(max(middle_s - spread_s, 0.0), budget_s), min(middle_s + spread_s, budget_s))
 
 
-def words(left: TimeLeft) -> str:
+def time_left_text(left: TimeLeft) -> str:
     """The range for people, its ends rounded outwards to steps that grow with them, so that it does not flicker."""
     high, high_s = _rounded(left.high_s, up=True)
     if left.low_s is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autotune.endpoint.address import Endpoint, served_fingerprint
 from autotune.endpoint.recording import CONCURRENCY, record_served
-from autotune.errors import BadRequest
+from autotune.errors import BadRequest, did_you_mean
 from autotune.memory import available_bytes, compile_bytes
 from autotune.number_formats import Precision
 from autotune.programs import compile_target
@@ -43,7 +43,8 @@ class TraceRequest:
 
     def __post_init__(self) -> None:
         if self.runner not in (None, *RUNNERS):
-            raise BadRequest(f"--with {self.runner}: give one of {', '.join(RUNNERS)}")
+            near = did_you_mean(self.runner, RUNNERS)
+            raise BadRequest(f"--with {self.runner}: {near + ' ' if near else ''}give one of {', '.join(RUNNERS)}")
 
 
 def record_here(target: Target, request: TraceRequest, observer: Observer) -> Traces:

@@ -6,6 +6,7 @@ Its standard output goes where its standard error goes; the answer travels on a 
 """
 
 import json
+import logging
 import os
 import selectors
 import signal
@@ -26,6 +27,8 @@ from autotune.compile.sandbox_worker import CandidateRejected
 from autotune.results import Rejected, RejectReason
 
 __all__ = ["CandidateRejected", "Limits", "Phase", "run_sandboxed"]
+
+logger = logging.getLogger(__name__)
 
 STDERR_BYTES = 8192
 """How much of the end of a job's output is kept."""
@@ -99,8 +102,10 @@ def run_sandboxed(
 
 
 def _run(payload: str, phase: Phase, limits: Limits, threads: int) -> object | Rejected:
+    began_s = time.monotonic()
     with _started(payload, threads) as worker:
         failure = worker.watch(phase, limits)
+    logger.debug("%s: %.2f s of at most %g s", phase.value, time.monotonic() - began_s, limits.time_s)
     stderr = bytes(worker.output).decode(errors="replace")
     if failure:
         return replace(failure, stderr=stderr)

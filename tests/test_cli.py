@@ -2,18 +2,22 @@
 
 import errno
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from autotune import cli, run
 from autotune.errors import Interrupted, TrainingDiverged
+from autotune.run_settings import SECTIONS
 from tests.support.command_line import Autotune, error_line
 
 COMMANDS = ("run", "init", "traces", "generate", "serve", "bench", "verify", "doctor", "paper", "targets", "db")
@@ -121,3 +125,41 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_termination_signal_is_an_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt):
         cli._interrupt(signal.SIGTERM, None)
+
+
+def every_command() -> Iterator[tuple[list[str], Any]]:
+    """Every command with the words that lead to it."""
+    waiting: list[tuple[list[str], Any]] = [([], typer.main.get_command(cli.app))]
+    while waiting:
+        words, command = waiting.pop()
+        for name in command.list_commands(typer.Context(command)) if hasattr(command, "list_commands") else ():
+            waiting.append(([*words, name], command.get_command(typer.Context(command), name)))
+        if words and words != ["db"]:
+            yield words, command
+
+
+def test_every_command_has_examples_that_its_options_allow() -> None:
+    for words, command in every_command():
+        heading, *examples = (command.epilog or "").splitlines()
+        assert heading == "[bold]Examples[/]", words
+        for example in examples:
+            name, *rest = shlex.split(example)
+            assert name == "autotune"
+            assert rest[: len(words)] == words
+            command.make_context(words[-1], rest[len(words) :])
+
+
+def test_commands_and_settings_are_grouped(autotune: Autotune) -> None:
+    def headings(*words: str) -> list[str]:
+        return re.findall(r"^╭─ (.+?) ─+╮$", autotune(*words, "--help").out, re.MULTILINE)
+
+    assert headings() == ["Options", "Output", "Search", "Artifacts", "Targets and traces", "Machine and research"]
+    assert headings("run") == ["Options", *SECTIONS]
+
+
+@pytest.mark.parametrize("words", [[], ["db"]])
+def test_without_a_command_help_is_shown(autotune: Autotune, words: list[str]) -> None:
+    done = autotune(*words)
+    assert done.code == 2
+    assert "Usage:" in done.out + done.err
+    assert "error" not in done.err

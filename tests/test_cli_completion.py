@@ -12,6 +12,7 @@ from autotune import cli_completion
 from autotune.candidate import Precision
 from autotune.cli_completion import choices_of, complete_model, complete_setting, complete_shown
 from autotune.compile.base import BACKENDS
+from autotune.database.subjects import Subject
 from autotune.devices import DEVICES
 from autotune.objective import ObjectiveKind
 from autotune.presets import presets
@@ -61,6 +62,7 @@ def test_the_names_are_those_there_are() -> None:
     assert set(choices_of("device")) == set(DEVICES)
     assert set(choices_of("train_device")) == {"auto", *DEVICES}
     assert cli_completion.RUNNERS == RUNNERS
+    assert set(cli_completion.KINDS) == {subject.__dataclass_fields__["kind"].default for subject in get_args(Subject)}
     assert choices_of("trials") == ()
 
 

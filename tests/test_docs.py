@@ -21,7 +21,7 @@ from autotune import cli, run, targets
 from autotune.config import TuneConfig
 from autotune.request import resolve
 from tests.support.artifacts import artifact_of_demo
-from tests.support.documentation import PAGES, ROOT, Block, Command, blocks, commands, inline_code
+from tests.support.documentation import PAGES, ROOT, Block, Command, blocks, commands, examples, inline_code
 from tests.support.runs import autotune as in_a_process
 
 SHELL = {"bash", "console", "sh"}
@@ -59,11 +59,14 @@ REDUCED = {
     "verify": ("--count", "2", "--max-new-tokens", "8"),
     "generate": ("--max-new-tokens", "8"),
     "traces": ("--prompts", "mine.jsonl", "--max-new-tokens", "4"),
+    "init": ("--force",),
 }
-"""What is added to commands that would take long; flags that come last win."""
+"""What is added to commands that would take long, or whose file is there already; flags that come last win."""
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-COMMANDS = [command for block in BLOCKS if block.language in SHELL for command in commands(block)]
+EXAMPLES = Block(ROOT / "docs" / "commands.md", 0, "bash", "\n".join(examples(cli.app)), None)
+"""Those of `--help`, which the reference of commands shows."""
+COMMANDS = [command for block in (*BLOCKS, EXAMPLES) if block.language in SHELL for command in commands(block)]
 FLAGS_OF_OTHERS = {
     "--enable-dp-attention",
     "--logprobs-mode",

@@ -128,7 +128,7 @@ def test_everything_goes_to_stderr_by_default(capsys: pytest.CaptureFixture[str]
 def test_a_terminal_keeps_a_line_of_every_phase_and_trial() -> None:
     screen = Screen(is_terminal=True)
     with TerminalObserver(screen.console) as observer:
-        observer.phase("Compiling the target")
+        observer.phase("Compiling the target [/x]")
         observer.progress(0.3)
         observer.phase("Searching 12 drafts")
         observer.trial(record(6, Rejected(RejectReason.CRASHED, "died of SIGSEGV [/]")), STATUS)
@@ -136,7 +136,7 @@ def test_a_terminal_keeps_a_line_of_every_phase_and_trial() -> None:
         observer.note("done")
     text = screen.file.getvalue()
     assert "✓" in text
-    assert "Compiling the target" in text
+    assert "Compiling the target [/x]" in text
     assert "died of SIGSEGV [/]" in text
     assert "tokens/round" in text
     assert "7/48, front 4, 1 … 3 min left" in text

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.time_left import FEWEST_BUILDS, TimeLeft, time_left, words
+from autotune.time_left import FEWEST_BUILDS, TimeLeft, time_left, time_left_text
 
 
 def test_nothing_is_known_before_a_few_builds() -> None:
@@ -59,11 +59,11 @@ def test_the_range_is_one(finished_s: list[float], todo: int, budget_s: float) -
     ],
 )
 def test_words(low_s: float | None, high_s: float, text: str) -> None:
-    assert words(TimeLeft(low_s, high_s)) == text
+    assert time_left_text(TimeLeft(low_s, high_s)) == text
 
 
 def test_words_do_not_flicker() -> None:
     """A clock that runs down for ten minutes, second by second, changes what is said now and then only."""
-    said = [words(TimeLeft(float(left), float(left))) for left in range(600, -1, -1)]
+    said = [time_left_text(TimeLeft(float(left), float(left))) for left in range(600, -1, -1)]
     changes = sum(before != after for before, after in pairwise(said))
     assert changes == len(set(said)) - 1 == 14

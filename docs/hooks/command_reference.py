@@ -40,6 +40,8 @@ def _describe(command: Any, context: Any, name: str, depth: int) -> Iterator[str
         yield from (f"| {what} | |", "|---|---|")
         yield from (f"| `{_cell(words)}` | {_cell(text).replace('<', '&lt;')} |" for words, text in rows)
         yield ""
+    if lines := examples(command):
+        yield from ("```bash", *lines, "```", "")
     if hasattr(command, "list_commands"):
         for each in command.list_commands(context):
             child = command.get_command(context, each)
@@ -48,10 +50,16 @@ def _describe(command: Any, context: Any, name: str, depth: int) -> Iterator[str
                 yield from _describe(child, inner, f"{name} {each}", depth + 1 if depth > 2 else 2)
 
 
+def examples(command: Any) -> list[str]:
+    """The examples at the end of a command's help."""
+    lines = (command.epilog or "").replace("\\[", "[").splitlines()
+    return [line for line in lines if line.startswith("autotune")]
+
+
 def _paragraphs(text: str | None) -> Iterator[str]:
-    """The help of a command, whose examples (behind a form feed or backspace) are not reflowed."""
+    """The help of a command."""
     if text:
-        yield from (text.replace("\b", "").replace("\f", "").strip(), "")
+        yield from (text.strip(), "")
 
 
 def _panels(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:

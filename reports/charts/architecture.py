@@ -69,7 +69,9 @@ def architecture_chart(facts: RunFacts) -> AnyChart:
     )
     layers = sorted({int(cell["layers"] or 0) for cell in cells})
     x = alt.X("layers:O", title="layers (depth)", scale=alt.Scale(domain=layers), axis=alt.Axis(labelAngle=0))
-    y = alt.Y("width:N", title=None, sort=widths, scale=alt.Scale(domain=widths))
+    y = alt.Y(
+        "width:N", title="width, by its sizes or by parameters of a layer", sort=widths, scale=alt.Scale(domain=widths)
+    )
     drawn = alt.Chart(alt.NamedData("cells")).encode(x, y)
     return alt.layer(
         drawn.mark_rect(stroke=ink("surface"), strokeWidth=1).encode(
@@ -119,6 +121,6 @@ def _widths(shapes: Sequence[DraftShape]) -> Callable[[DraftShape], str]:
     def by_parameters(shape: DraftShape) -> str:
         place = min(int(_CLASSES * math.log(shape.layer_parameters / low) / math.log(ratio)), _CLASSES - 1)
         ends = (low * ratio ** (end / _CLASSES) for end in (place, place + 1))
-        return " – ".join(f"{end / 1e6:.3g}" for end in ends) + " M a layer"
+        return "–".join(f"{end / 1e6:.3g}" for end in ends) + " M"
 
     return by_parameters

@@ -26,15 +26,17 @@ from autotune.results import RunKind, TrialState
 _GUIDE_SPEEDUPS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _MOST_TICKS = 11
 _HEIGHT = 430
+_ROOM_FOR_LABEL = 0.33
+"""Share of the picture's width that a label takes."""
 _STILL_WIDTH = 780
 """Of the picture by itself; in a page it takes the width there is."""
 _MARKS: Mapping[Kind, tuple[str, str, int, float]] = {
-    Kind.CANDIDATE: ("circle", QUIET, 28, 0.6),
+    Kind.CANDIDATE: ("circle", QUIET, 24, 0.55),
     Kind.SCREENED: ("stroke", QUIET, 70, 0.9),
-    Kind.FRONT: ("circle", BLUE, 75, 1.0),
+    Kind.FRONT: ("circle", BLUE, 50, 1.0),
     Kind.LOOKUP: ("triangle-up", PINK, 90, 1.0),
-    Kind.DECODED: ("square", GREEN, 95, 1.0),
-    Kind.CHOSEN: ("diamond", VERMILION, 240, 1.0),
+    Kind.DECODED: ("square", GREEN, 80, 1.0),
+    Kind.CHOSEN: ("diamond", VERMILION, 170, 1.0),
     Kind.ALONE: ("cross", "ink", 110, 1.0),
 }
 """Symbol, colour, area and opacity of every kind of point."""
@@ -60,6 +62,7 @@ def pareto_chart(facts: RunFacts) -> AnyChart:
     drawn = alt.Chart(alt.NamedData("points"))
     plain = f"datum.kind !== '{Kind.CANDIDATE}' && datum.kind !== '{Kind.SCREENED}'"
     shown = [kind for kind in Kind if any(point.kind is kind for point in points)]
+    across, _ = _limits(points)
     return alt.layer(
         *_guide_layers(x, y),
         drawn.transform_filter(alt.datum.kind == Kind.FRONT.value)
@@ -72,10 +75,7 @@ def pareto_chart(facts: RunFacts) -> AnyChart:
         .mark_rule(strokeWidth=1)
         .encode(x, y, x2="to_ms:Q", y2="to_tokens:Q", color=_tie_colour()),
         _marks(drawn, x, y, shown),
-        drawn.transform_filter(alt.datum.kind == Kind.CHOSEN.value)
-        .transform_calculate(words="datum.name + ', k = ' + datum.k + ': ' + format(datum.speedup, '.2f') + '×'")
-        .mark_text(align="right", dx=-9, dy=-13, fontSize=12, fontWeight="bold", color=ink())
-        .encode(x, y, text="words:N"),
+        *(_label(drawn, x, y, point, across) for point in points if point.kind is Kind.CHOSEN),
         drawn.transform_filter(is_pinned())
         .mark_point(size=210, filled=False, stroke=ink(), strokeWidth=2)
         .encode(x, y),
@@ -91,7 +91,7 @@ def pareto_picture(facts: RunFacts) -> Spec:
 def _marks(drawn: alt.Chart, x: alt.X, y: alt.Y, shown: Sequence[Kind]) -> alt.Chart:
     def scale(place: int) -> alt.Scale:
         looks = [_MARKS[kind][place] for kind in shown]
-        return alt.Scale(domain=shown, range=[ink() if look == "ink" else look for look in looks])
+        return alt.Scale(type="ordinal", domain=shown, range=[ink() if look == "ink" else look for look in looks])
 
     marks: alt.Chart = drawn.mark_point(filled=True, stroke=ink("surface"), strokeWidth=0.7).encode(
         x,
@@ -114,6 +114,18 @@ def _marks(drawn: alt.Chart, x: alt.X, y: alt.Y, shown: Sequence[Kind]) -> alt.C
         ],
     )
     return marks
+
+
+def _label(drawn: alt.Chart, x: alt.X, y: alt.Y, chosen: Point, across: tuple[float, float]) -> alt.Chart:
+    """The chosen draft's name above it, to its left where there is room: above the front there are no candidates."""
+    place = math.log(chosen.round_ms / across[0]) / math.log(across[1] / across[0])
+    side: dict[str, Any] = {"align": "right", "dx": -9} if place > _ROOM_FOR_LABEL else {"align": "left", "dx": -12}
+    words = f"{chosen.name}, k = {chosen.lookahead}: {chosen.speedup:.2f}×"
+    named = drawn.transform_filter(alt.datum.kind == Kind.CHOSEN.value)
+    label: alt.Chart = named.mark_text(
+        **side, dy=-14, fontSize=12, fontWeight="bold", color=ink(), opacity=alt.ExprRef(expr="width < 480 ? 0 : 1")
+    ).encode(x, y, text=alt.value(words))
+    return label
 
 
 def _tie_colour() -> Any:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import altair as alt
 
+from autotune.candidate import Build
 from autotune.reports.charts.acceptance import leading_trials
 from autotune.reports.charts.points import trial_of
 from autotune.reports.charts.theme import BLUE, NO_TRIAL, ORANGE, QUIET, AnyChart, Row, ink, is_pinned
 from autotune.reports.facts import RunFacts
+from autotune.reports.reading_floor import reading_floor
 from autotune.results import Evidence, Measured
 
 _MOST_PREDICTED = 4
@@ -25,6 +27,8 @@ class _Round:
     verify_s: float
     overhead_s: float
     evidence: Evidence
+    build: Build | None
+    lookahead: int
 
     @property
     def round_s(self) -> float:
@@ -32,8 +36,9 @@ class _Round:
 
 
 def rounds_data(facts: RunFacts) -> dict[str, list[Row]]:
-    """What `rounds_chart` draws: `parts` of rounds in milliseconds, and `totals` with the time per token."""
-    rounds = list(_rounds(facts))
+    """What `rounds_chart` draws: `parts` of rounds in milliseconds, and `totals` with the time per token and the
+    floor (null where none is known)."""
+    rounds, floor = list(_rounds(facts)), reading_floor(facts)
     parts: list[Row] = [
         {
             "round": each.name,
@@ -55,6 +60,8 @@ def rounds_data(facts: RunFacts) -> dict[str, list[Row]]:
             "trial": each.trial,
             "ms": 1e3 * each.round_s,
             "words": f"{1e3 * each.round_s / each.tokens:.3g} ms a token",
+            "floor_ms": None if floor is None else 1e3 * floor.round_s(facts, each.build, each.lookahead),
+            "evidence": Evidence.ESTIMATED.value,
         }
         for each in rounds
     ]
@@ -67,7 +74,8 @@ def rounds_chart(facts: RunFacts) -> AnyChart:
     names = [each.name for each in rounds]
     longest = max(1e3 * each.round_s for each in rounds)
     y = alt.Y("round:N", title=None, sort=names, axis=alt.Axis(labelLimit=230))
-    scale = alt.Scale(domain=[0, 1.32 * longest], nice=False)
+    room = alt.ExprRef(expr=f"{longest} * (width < 400 ? 1.8 : 1.25)")  # for the words behind the bars
+    scale = alt.Scale(domainMin=0, domainMax=room, nice=False)
     x = alt.X("ms:Q", title="ms of a round", scale=scale, axis=alt.Axis(tickCount=6))
     parts = alt.Chart(alt.NamedData("parts"))
     totals = alt.Chart(alt.NamedData("totals"))
@@ -86,6 +94,17 @@ def rounds_chart(facts: RunFacts) -> AnyChart:
                 alt.Tooltip("evidence:N"),
             ],
         ),
+        totals.transform_filter("isValid(datum.floor_ms)")
+        .mark_tick(thickness=3, color=ink(), size=_ROW_HEIGHT - 4)
+        .encode(
+            x="floor_ms:Q",
+            y=y,
+            tooltip=[
+                alt.Tooltip("round:N"),
+                alt.Tooltip("floor_ms:Q", title="floor, ms", format=".4g"),
+                alt.Tooltip("evidence:N"),
+            ],
+        ),
         totals.mark_text(align="left", dx=5, color=ink()).encode(x="ms:Q", y=y, text="words:N"),
     ).properties(width="container", height=_ROW_HEIGHT * len(rounds) + 10)
 
@@ -101,6 +120,8 @@ def _rounds(facts: RunFacts) -> Iterator[_Round]:
             verify_s=draft.verify_s,
             overhead_s=draft.overhead_s,
             evidence=Evidence.MEASURED,
+            build=draft.build,
+            lookahead=draft.lookahead,
         )
     if not facts.validated:
         for record in leading_trials(facts, _MOST_PREDICTED):
@@ -114,6 +135,8 @@ def _rounds(facts: RunFacts) -> Iterator[_Round]:
                     verify_s=latency.verify.seconds(best.lookahead + 1),
                     overhead_s=latency.overhead_s,
                     evidence=best.round_s.evidence,
+                    build=record.build,
+                    lookahead=best.lookahead,
                 )
     yield _Round(
         name="the target alone",
@@ -123,4 +146,6 @@ def _rounds(facts: RunFacts) -> Iterator[_Round]:
         verify_s=latency.verify.seconds(1),
         overhead_s=latency.plain_overhead_s,
         evidence=latency.verify.evidence,
+        build=None,
+        lookahead=0,
     )

@@ -9,7 +9,7 @@ from autotune.reports.charts.acceptance import leading_trials
 from autotune.reports.charts.points import program
 from autotune.reports.charts.theme import BLUE, QUIET, AnyChart, Row, ink
 from autotune.reports.facts import RunFacts
-from autotune.results import Measured
+from autotune.results import Evidence, Measured
 
 AS_IS, SUPPOSED = "as predicted", "what if"
 _HEIGHT = 240
@@ -28,6 +28,8 @@ class WhatIfDraft:
     """Per round."""
     best: int
     """The lookahead with most tokens/s as it is."""
+    evidence: Evidence
+    """Of its speed-ups as they are."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def what_if(facts: RunFacts) -> WhatIf | None:
                 burst_s=[record.outcome.burst.seconds(score.lookahead) for score in scores],
                 tokens=[score.tokens_per_round.value for score in scores],
                 best=best.lookahead,
+                evidence=best.speedup.evidence,
             )
         )
     latency = facts.latency
@@ -79,7 +82,13 @@ def what_if_data(figures: WhatIf) -> dict[str, list[Row]]:
     """What `what_if_chart` draws before a slider moves: the first draft as it is, twice."""
     draft = figures.drafts[0]
     rows: list[Row] = [
-        {"case": case, "k": k, "speedup": figures.speedup(draft, k), "asked": k == draft.best}
+        {
+            "case": case,
+            "k": k,
+            "speedup": figures.speedup(draft, k),
+            "asked": k == draft.best,
+            "evidence": draft.evidence,
+        }
         for case in (AS_IS, SUPPOSED)
         for k in draft.lookaheads
     ]

@@ -11,9 +11,10 @@ from autotune.reports.charts.round_parts import rounds_chart, rounds_data
 from autotune.reports.charts.theme import AnyChart, Row, Spec, to_spec
 from autotune.reports.charts.timeline import timeline_chart, timeline_data
 from autotune.reports.charts.truth import truth_chart, truth_data
-from autotune.reports.charts.what_if import WhatIf, what_if_chart, what_if_data
+from autotune.reports.charts.what_if import what_if, what_if_chart, what_if_data
 from autotune.reports.facts import RunFacts
 from autotune.reports.trial_rows import trial_rows
+from autotune.results import Evidence
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,14 @@ class Drawing:
     spec: Spec
     data: Mapping[str, Sequence[Row]]
 
+    @property
+    def evidence(self) -> list[Evidence]:
+        """How the figures were got that it shows, the strongest first."""
+        told = {str(row.get("evidence")) for rows in self.data.values() for row in rows}
+        return [evidence for evidence in Evidence if any(evidence.value in words for words in told)]
 
-def drawings(facts: RunFacts, supposed: WhatIf | None) -> Iterator[Drawing]:
+
+def drawings(facts: RunFacts) -> Iterator[Drawing]:
     """All charts that have something to show."""
     rows = trial_rows(facts)
     yield _drawing(
@@ -49,6 +56,7 @@ def drawings(facts: RunFacts, supposed: WhatIf | None) -> Iterator[Drawing]:
         data = truth_data(facts)[key]
         if data["pairs"]:
             yield _drawing(f"truth-{key}", label, truth_chart(facts, key), data)
+    supposed = what_if(facts)
     if supposed:
         yield _drawing(
             "what-if",

@@ -32,7 +32,7 @@ def key_figures(summary: RunSummary) -> list[KeyFigure]:
             KeyFigure(
                 "time of a round",
                 f"{1e3 * spent.round_s:,.3g} ms",
-                f"a plain step takes {1e3 * base.step_s:,.3g} ms",
+                f"a plain step: {1e3 * base.step_s:,.3g} ms",
                 Evidence.MEASURED,
             )
         )

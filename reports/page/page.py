@@ -32,6 +32,7 @@ from autotune.reports.page.drawings import Drawing, drawings
 from autotune.reports.page.embedding import asset, columns, content_hash, script_json
 from autotune.reports.page.key_figures import KeyFigure, key_figures
 from autotune.reports.page.prose import as_html, without_heading
+from autotune.reports.reading_floor import ReadingFloor, reading_floor
 from autotune.reports.run_table import run_table
 from autotune.reports.summary import FailureSummary, RunSummary, Verdict
 from autotune.reports.trial_rows import TrialRow, trial_rows
@@ -43,20 +44,20 @@ _MOST_STDERRS = 30
 _MOST_STDERR_CHARACTERS = 2_000
 _FILTERS = ("backend", "precision", "state", "reason")
 _COLUMNS = (
-    ("trial", "trial"),
-    ("draft", "draft"),
-    ("backend", "backend"),
-    ("precision", "precision"),
-    ("state", "state"),
-    ("layers", "layers"),
-    ("parameters", "parameters, M"),
-    ("k", "k"),
-    ("tokens", "tokens per round"),
-    ("round", "round, ms"),
-    ("speed", "tokens/s"),
-    ("speedup", "speed-up"),
-    ("evidence", "evidence"),
-    ("reason", "reason"),
+    ("trial", "trial", True),
+    ("draft", "draft", False),
+    ("backend", "backend", False),
+    ("precision", "precision", False),
+    ("state", "state", False),
+    ("layers", "layers", True),
+    ("parameters", "parameters, M", True),
+    ("k", "k", True),
+    ("tokens", "tokens per round", True),
+    ("round", "round, ms", True),
+    ("speed", "tokens/s", True),
+    ("speedup", "speed-up", True),
+    ("evidence", "evidence", False),
+    ("reason", "reason", False),
 )
 
 
@@ -72,20 +73,21 @@ class PageContent:
     warnings: Markup
     drawings: dict[str, Drawing]
     rows: Sequence[TrialRow]
-    columns: Sequence[tuple[str, str]]
-    """Keys and headings of the table of builds."""
+    columns: Sequence[tuple[str, str, bool]]
+    """Keys and headings of the table of builds, and whether they are numbers."""
     choices: dict[str, Sequence[str]]
     """By what can be filtered, and to which values."""
     stderrs: Sequence[FailureSummary]
     sections: dict[str, Markup]
     """Sections of `report.md` as HTML, by key; an empty one has nothing to say."""
     what_if: WhatIf | None
+    floor: ReadingFloor | None
 
 
 def report_page(facts: RunFacts, summary: RunSummary) -> str:
     """The page's HTML."""
     supposed = what_if(facts)
-    drawn = {drawing.key: drawing for drawing in drawings(facts, supposed)}
+    drawn = {drawing.key: drawing for drawing in drawings(facts)}
     rows = trial_rows(facts)
     sortable = [_sortable(row) for row in rows]
     content = PageContent(
@@ -101,6 +103,7 @@ def report_page(facts: RunFacts, summary: RunSummary) -> str:
         stderrs=[_shortened(each) for each in summary.failures if each.stderr.strip()][:_MOST_STDERRS],
         sections=_sections(summary),
         what_if=supposed,
+        floor=reading_floor(facts),
     )
     data = {
         "inks": {"light": LIGHT, "dark": DARK},

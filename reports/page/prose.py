@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
@@ -11,6 +12,7 @@ from markupsafe import Markup
 
 _NUMBER = re.compile(r"[+\-−]?\d[\d,.]*( ?(%|×|M|MiB|s))?( \([^)]*\))?")
 """With a unit and an interval, if it has them."""
+_FIRST_BODY_ROW = 2
 
 
 class _Renderer(RendererHTML):
@@ -22,16 +24,36 @@ class _Renderer(RendererHTML):
     def table_close(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         return "</table></div>\n"
 
-    def td_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
-        return '<td class="n">' if _is_number(tokens[idx + 1].content) else "<td>"
-
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
 
 
 def as_html(blocks: Iterable[str]) -> Markup:
     """Markdown blocks as HTML; tags, links to scripts and the like in their words stay words."""
-    return Markup(_MARKDOWN.render("\n\n".join(blocks)))
+    tokens = _MARKDOWN.parse("\n\n".join(blocks))
+    _align_numbers(tokens)
+    html = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
+    return Markup(html)  # its own markup only: raw HTML is escaped
+
+
+def _align_numbers(tokens: Sequence[Token]) -> None:
+    """Give cells of numbers their class, and the headings of columns that begin with one."""
+    heads: list[Token] = []
+    column, row = 0, 0
+    for token, inside in pairwise(tokens):
+        match token.type:
+            case "thead_open":
+                heads, row = [], 0
+            case "th_open":
+                heads.append(token)
+            case "tr_open":
+                column, row = 0, row + 1
+            case "td_open":
+                if _is_number(inside.content):
+                    token.attrSet("class", "n")
+                    if row == _FIRST_BODY_ROW and inside.content:
+                        heads[column].attrSet("class", "n")
+                column += 1
 
 
 def without_heading(blocks: Iterable[str]) -> list[str]:

@@ -48,7 +48,7 @@
     spec.datasets = Object.fromEntries(Object.entries(page.data[key]).map(([name, each]) => [name, rowsOf(each)]));
     for (const parameter of spec.params) if (parameter.name in page.inks[theme]) parameter.value = page.inks[theme][parameter.name];
     const node = document.getElementById("chart-" + key);
-    if (node.clientWidth < 520) spec.config.legend.columns = 2;
+    if (node.clientWidth < 520) spec.config.legend.columns = node.clientWidth < 420 ? 1 : 2;
     const { view } = await vegaEmbed(node, spec, {
       mode: "vega-lite", ast: true, actions: false, renderer: "canvas", defaultStyle: false,
       tooltip: { disableDefaultStyle: true },
@@ -194,9 +194,10 @@
   async function drawAll() {
     for (const key of Object.keys(page.charts)) {
       await draw(key);
+      root.dataset.interactive ??= String(Math.round(performance.now()));
       await pause();
     }
-    root.dataset.drawn = "yes";
+    root.dataset.drawn = String(Math.round(performance.now()));
   }
   setTheme(theme);
   drawAll();

@@ -5,6 +5,9 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import typer
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -76,6 +79,18 @@ def commands(block: Block) -> Iterator[Command]:
             if words := shlex.split(text, comments=True):
                 yield _command(f"{block.page.name}:{number}", text.partition(" # ")[0].strip(), words)
         number += 1 + spread.count("\0")
+
+
+def examples(app: typer.Typer) -> list[str]:
+    """The examples at the end of every command's help."""
+
+    def below(command: Any) -> Iterator[str]:
+        yield from (line for line in (command.epilog or "").splitlines() if line.startswith("autotune"))
+        context = typer.Context(command)
+        for name in command.list_commands(context) if hasattr(command, "list_commands") else ():
+            yield from below(command.get_command(context, name))
+
+    return list(below(typer.main.get_command(app)))
 
 
 def inline_code(page: Path) -> Iterator[str]:
