@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from autotune import cli_artifact, cli_db, cli_init, cli_paper, cli_run, cli_serve, cli_targets, cli_traces
+from autotune import cli_artifact, cli_db, cli_init, cli_paper, cli_run, cli_runs, cli_serve, cli_targets, cli_traces
 from autotune.cli_json import AsJson, print_json
 from autotune.cli_loudness import Quiet, Verbose, log_to_stderr, loud, set_loudness
 from autotune.cli_options import epilog
@@ -21,7 +21,8 @@ EXIT_BAD_REQUEST = 2
 EXIT_MISSING_EVIDENCE = 3
 EXIT_INTERRUPTED = 130
 
-SEARCH, ARTIFACTS, TARGETS, MACHINE = "Search", "Artifacts", "Targets and traces", "Machine and research"
+SEARCH, RUNS, ARTIFACTS = "Search", "Runs", "Artifacts"
+TARGETS, MACHINE = "Targets and traces", "Machine and research"
 """The headings of the commands."""
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -86,6 +87,10 @@ def _add(heading: str, command: Callable[..., None], examples: Iterable[str]) ->
 
 _add(SEARCH, cli_run.run, cli_run.EXAMPLES)
 _add(SEARCH, cli_init.init, cli_init.EXAMPLES)
+_add(RUNS, cli_runs.report, cli_runs.REPORT_EXAMPLES)
+_add(RUNS, cli_runs.explain, cli_runs.EXPLAIN_EXAMPLES)
+_add(RUNS, cli_runs.compare, cli_runs.COMPARE_EXAMPLES)
+_add(RUNS, cli_runs.watch, cli_runs.WATCH_EXAMPLES)
 _add(ARTIFACTS, cli_artifact.generate, cli_artifact.GENERATE_EXAMPLES)
 _add(ARTIFACTS, cli_serve.serve, cli_serve.EXAMPLES)
 _add(ARTIFACTS, cli_artifact.bench, cli_artifact.BENCH_EXAMPLES)

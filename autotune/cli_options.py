@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli_completion import complete_model
-from autotune.units import parse_duration, parse_size
+from autotune.units import parse_count, parse_duration, parse_size
 
 Target = Annotated[
     str | None,
@@ -30,6 +30,11 @@ def duration_option(meaning: str) -> Any:
 def size_option(meaning: str) -> Any:
     """An option that is a size such as `4MiB`; its value is bytes."""
     return typer.Option(help=meaning, parser=parse_size, metavar="SIZE")
+
+
+def count_option(meaning: str) -> Any:
+    """An option that is a count such as `2M`; its value is a whole number."""
+    return typer.Option(help=meaning, parser=parse_count, metavar="COUNT")
 
 
 def epilog(examples: Iterable[str]) -> str:

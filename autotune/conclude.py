@@ -94,11 +94,8 @@ class _Ending:
         finalists = choose_finalists(self.found.front, config.validate_top)
         validation = conclusion.validation = validate(self.bench, finalists, self.folder.work, self.watcher)
         conclusion.by_category = validation.by_category
-        conclusion.lookups, conclusion.lookup, conclusion.first = (
-            validation.lookups,
-            validation.lookup,
-            validation.first,
-        )
+        choice = validation.choice
+        conclusion.lookups, conclusion.lookup, conclusion.first = validation.lookups, choice.lookup, choice.first
         winner = validation.shipping
         if winner:
             self._schedule(partial(_finished, self.bench, winner[0]))

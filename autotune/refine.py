@@ -18,7 +18,6 @@ anywhere goes on as if it had not been.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from autotune.evaluate import Evaluator
@@ -29,6 +28,7 @@ from autotune.pareto import pareto_front
 from autotune.progress import Observer
 from autotune.refinement import Level, Refined, Refinement
 from autotune.results import Acceptance, Measured, Rejected, Score, Screened, TrialRecord
+from autotune.score import rescored
 from autotune.store import RunFolder
 from autotune.trace_levels import ScoringLevels
 from autotune.tuner import SearchResult
@@ -134,7 +134,9 @@ class _Race:
                 self._observer.progress(done / len(records))
                 self._known[name] = self._score(record, traces)
                 self._folder.append_refined(Refined(*name, self._known[name]))
-            self.latest[record.build.key()] = self._with(record, self._known[name])
+            self.latest[record.build.key()] = rescored(
+                record, self._known[name], self._evaluator.target, self._evaluator.objective
+            )
 
     def _score(self, record: TrialRecord, traces: int) -> Acceptance | Rejected:
         """What the build comes to on the first so many traces; only those it does not rest on yet are scored."""
@@ -142,15 +144,6 @@ class _Race:
         source = self._levels.part(_traces(record), traces)
         found = source.acceptance(record.build, self._evaluator.drafts.weights(record.build.shape))
         return found if isinstance(found, Rejected) else joined(record.outcome.acceptance, found.value)
-
-    def _with(self, record: TrialRecord, refined: Acceptance | Rejected) -> TrialRecord:
-        """The record with another acceptance; its latencies stay."""
-        outcome = record.outcome
-        assert isinstance(outcome, Measured)
-        if isinstance(refined, Rejected):
-            return replace(record, outcome=refined)
-        scores = self._evaluator.scores(refined, outcome.burst, [score.lookahead for score in record.scores])
-        return replace(record, outcome=replace(outcome, acceptance=refined, scores=tuple(scores)))
 
     def _now(self, record: TrialRecord) -> TrialRecord:
         return self.latest[record.build.key()]

@@ -19,6 +19,7 @@ from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunSummary
 from autotune.request import resolve
 from autotune.results import RunKind
+from autotune.saved_run import save_facts
 from autotune.score import score_target_alone
 from autotune.screening import Screener
 from autotune.store import RunFolder
@@ -62,6 +63,8 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
             bench = prepare(request, folder, watcher)
         except KeyboardInterrupt:
             raise Interrupted("stopped before the first trial; --resume continues the run") from None
+        if not folder.facts_file.exists():  # of a run that ended they stay until it has ended again
+            save_facts(folder, _facts(bench, SearchResult([], interrupted=True), Conclusion(interrupted=True), 0.0))
         watcher.phase(f"Searching {request.space.size} drafts")
         screener = _screener(bench) if config.screen else None
         search = Search(request.space, bench.searching, folder, watcher, config.seed, screener, config.sampler)
@@ -71,6 +74,7 @@ def tune(config: TuneConfig, observer: Observer | None = None) -> TuneResult:
         conclusion = conclude(bench, found, folder, package_versions(), watcher)
         facts = _facts(bench, found, conclusion, time.monotonic() - began_s)
         watcher.phase("Writing the report")
+        save_facts(folder, facts)
         write_report(facts, folder.report)
         shutil.rmtree(folder.work, ignore_errors=True)
     if conclusion.failure:
@@ -93,6 +97,7 @@ def _facts(bench: Workbench, found: SearchResult, conclusion: Conclusion, wall_s
         target=request.target.id,
         source=request.source.id,
         device=request.device.fingerprint,
+        planned_trials=request.config.trials,
         latency=bench.latency,
         baseline=validation.baseline if validation else score_target_alone(bench.latency).tokens_per_s,
         records=found.records,

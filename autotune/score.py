@@ -1,10 +1,21 @@
 """What a candidate is worth: tokens per round over seconds per round (pure; touches no clock and no device)."""
 
 import math
+from dataclasses import replace
 
 from autotune.acceptance import bootstrap_interval
 from autotune.objective import MEAN, Objective
-from autotune.results import Acceptance, Evidence, Figure, LatencyTable, Score, TargetLatency
+from autotune.results import (
+    Acceptance,
+    Evidence,
+    Figure,
+    LatencyTable,
+    Measured,
+    Rejected,
+    Score,
+    TargetLatency,
+    TrialRecord,
+)
 
 
 def score_lookahead(
@@ -36,6 +47,18 @@ def score_lookahead(
         speedup=quotient(tokens, even),
         break_even=even,
     )
+
+
+def rescored(
+    record: TrialRecord, acceptance: Acceptance | Rejected, target: TargetLatency, objective: Objective = MEAN
+) -> TrialRecord:
+    """The record of a measured build with another acceptance, at the lookaheads it has scores for; latencies stay."""
+    outcome = record.outcome
+    assert isinstance(outcome, Measured)
+    if isinstance(acceptance, Rejected):
+        return replace(record, outcome=acceptance)
+    scores = (score_lookahead(acceptance, outcome.burst, target, each.lookahead, objective) for each in record.scores)
+    return replace(record, outcome=replace(outcome, acceptance=acceptance, scores=tuple(scores)))
 
 
 def quotient(numerator: Figure, denominator: Figure) -> Figure:

@@ -20,6 +20,8 @@ from autotune.results import TargetLatency, TrialRecord
 
 RUN_SCHEMA = 1
 _LOCK_FILE = ".lock"
+_LOCK_WAIT_S = 0.5
+"""For whoever asks just then whether the folder is in use."""
 _UNFINISHED_RUN_FILE = "run.tmp"
 _RECORD = TypeAdapter(TrialRecord)
 _REFINED = TypeAdapter(Refined)
@@ -34,6 +36,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.study_file = path / "study.db"
+        self.facts_file = path / "facts.json"
         self.report = path / "report"
         self.artifact = path / "artifact"
         self.work = path / "work"
@@ -57,7 +60,7 @@ class RunFolder:
             folder._check(written, resume=resume)
             path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path / _LOCK_FILE)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_LOCK_WAIT_S)
         except Timeout:
             raise BadRequest(f"{path} is in use by another autotune process") from None
         except OSError as error:
@@ -65,6 +68,8 @@ class RunFolder:
         new = False
         try:
             folder._check(written, resume=resume)  # again: another process may have come before the lock was ours
+            _drop_cut_line(folder._trials_file)
+            _drop_cut_line(folder._refined_file)
             new = not folder._run_file.exists()
             if new:
                 folder._write_identity(written)
@@ -75,6 +80,26 @@ class RunFolder:
             raise
         finally:
             lock.release()
+
+    @staticmethod
+    def existing(path: Path) -> "RunFolder":
+        """The folder of a run that is there, for reading only; BadRequest if there is none, or of another schema."""
+        folder = RunFolder(path)
+        if not folder._run_file.is_file():
+            raise BadRequest(f"{path} holds no run: give the --out folder of an `autotune run`")
+        _check_schema(path, read_json(folder._run_file))
+        return folder
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process has the folder open for a run."""
+        try:
+            with FileLock(self.path / _LOCK_FILE, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # no run can have it open where nothing can be written
+            return False
 
     def append(self, record: TrialRecord) -> None:
         """Add a record; it is on disk when this returns."""
@@ -95,12 +120,15 @@ class RunFolder:
 
     def write_latency(self, latency: TargetLatency) -> None:
         """Keep the target's latencies, so that a resumed run goes on with the same yardstick."""
-        beside = self._latency_file.with_suffix(".tmp")
-        beside.write_bytes(_LATENCY.dump_json(latency))
-        beside.rename(self._latency_file)
+        _replace(self._latency_file, _LATENCY.dump_json(latency))
+
+    def write_facts(self, content: bytes) -> None:
+        """Keep what a report is made from beside the records (see `autotune.saved_run`)."""
+        _replace(self.facts_file, content)
 
     def records(self) -> list[TrialRecord]:
-        """All records.  A last line that was cut by a kill is dropped from the file; other damage is a BadRequest."""
+        """All records.  A last line that is cut, by a kill or as it is just being written, is left out; other damage is
+        a BadRequest."""
         return _read_lines(self._trials_file, _RECORD)
 
     def refined(self) -> list[Refined]:
@@ -117,8 +145,7 @@ class RunFolder:
         if not resume:
             raise BadRequest(f"{self.path} holds a run already: add --resume to continue it, or choose another --out")
         before = read_json(self._run_file)
-        if before.get("schema_version") != RUN_SCHEMA:
-            raise BadRequest(f"{self.path} was written by schema {before.get('schema_version')}, not {RUN_SCHEMA}")
+        _check_schema(self.path, before)
         changed = sorted(key for key in written.keys() | before.keys() if written.get(key) != before.get(key))
         if changed:
             raise BadRequest(
@@ -129,7 +156,14 @@ class RunFolder:
     def _withdraw(self) -> None:
         """Take away what a new run wrote; only the lock's empty file stays."""
         shutil.rmtree(self.work, ignore_errors=True)
-        for file in (self.study_file, self._run_file, self._latency_file, self._latency_file.with_suffix(".tmp")):
+        left = (
+            self.study_file,
+            self._run_file,
+            self.facts_file,
+            self._latency_file,
+            self._latency_file.with_suffix(".tmp"),
+        )
+        for file in left:
             file.unlink(missing_ok=True)
 
     def _write_identity(self, identity: dict[str, Any]) -> None:
@@ -149,16 +183,42 @@ def _append(path: Path, line: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _read_lines(path: Path, adapter: TypeAdapter[_Line]) -> list[_Line]:
-    """All lines of a file; a last one that was cut by a kill is dropped from it, other damage is a BadRequest."""
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it there."""
+    beside = path.with_suffix(".tmp")
+    beside.write_bytes(content)
+    beside.rename(path)
+
+
+def _check_schema(path: Path, identity: dict[str, Any]) -> None:
+    if identity.get("schema_version") != RUN_SCHEMA:
+        raise BadRequest(
+            f"{path} was written by a version of autotune whose runs have schema {identity.get('schema_version')}; "
+            f"this one reads schema {RUN_SCHEMA}: use that version, or run anew into another folder"
+        )
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """The content without a last line that was cut."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Take a last line that was cut by a kill off the file."""
     if not path.exists():
-        return []
+        return
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
+    whole = _whole_lines(content)
     if whole != content:
         with path.open("r+b") as file:
             file.truncate(len(whole))
+
+
+def _read_lines(path: Path, adapter: TypeAdapter[_Line]) -> list[_Line]:
+    """All whole lines of a file; damage is a BadRequest."""
+    if not path.exists():
+        return []
     try:
-        return [adapter.validate_json(line) for line in whole.splitlines()]
+        return [adapter.validate_json(line) for line in _whole_lines(path.read_bytes()).splitlines()]
     except ValidationError as error:
         raise BadRequest(f"{path} is damaged: {error.errors()[0]['msg']}") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autotune.by_category import outcomes_by_category
 from autotune.category_results import CategoryOutcome
+from autotune.choice import Choice, choose
 from autotune.contest import ContestRequest, Tally, hold_contest
 from autotune.devices import device_lock
 from autotune.errors import AutotuneError
@@ -44,49 +45,15 @@ class Validation:
     """The finalist predicted fastest, asked only where looking up finds nothing; it decoded, if that was to gain."""
 
     @property
-    def winner(self) -> tuple[Finalist, Validated] | None:
-        """The fastest finalist that beats the target alone and never altered its output; None if there is none.
-
-        Speed is the speed-up by the run's objective.  That of the worst category is the smallest of any, so what wins
-        by it is faster than the target alone in every category.
-        """
-        faster = [entry for entry in self.entries if entry[1].speedup_measured.value > 1.0 and not entry[1].mismatches]
-        return max(faster, key=lambda entry: entry[1].speedup_measured.value, default=None)
-
-    @property
-    def lookup(self) -> LookupOutcome | None:
-        """The drafter without a model that makes a draft model not worth its memory; None if there is none.
-
-        It pays, and the best draft is not faster beyond the doubt about its speed-up.
-        """
-        best = max(self.lookups, key=lambda each: _paid(each.decoded), default=None)
-        if best is None or not _paid(best.decoded):
-            return None
-        drafts = [self.winner[1].speedup_measured] if self.winner else []
-        if self.lookup_first and self.lookup_first.decoded and self.lookup_first.decoded.pays:
-            drafts.append(self.lookup_first.decoded.speedup)
-        needed = max(drafts, key=lambda speedup: speedup.value, default=None)
-        if needed is not None and _paid(best.decoded) < (needed.value if needed.low is None else needed.low):
-            return None
-        return best
+    def choice(self) -> Choice:
+        """What ships."""
+        return choose([entry for _, entry in self.entries], self.lookups, self.lookup_first)
 
     @property
     def shipping(self) -> tuple[Finalist, Validated] | None:
-        """The finalist that ships: the winner, or the one that is faster with a lookup before it; None if none does."""
-        if self.lookup is not None:
-            return None
-        if self.first is None:
-            return self.winner
-        return next(entry for entry in self.entries if entry[0].record.build == self.first.build)
-
-    @property
-    def first(self) -> LookupFirstOutcome | None:
-        """The lookup that ships before the draft: both together decoded faster than either alone."""
-        both = self.lookup_first
-        if both is None or self.lookup is not None:
-            return None
-        rival = self.winner[1].speedup_measured.value if self.winner else 0.0
-        return both if _paid(both.decoded) > rival else None
+        """The finalist that ships, by itself or with a lookup before it; None if none does."""
+        chosen = self.choice.draft
+        return next((entry for entry in self.entries if entry[1] is chosen), None)
 
 
 def validate(bench: Workbench, records: Sequence[TrialRecord], work: Path, observer: Observer) -> Validation:
@@ -214,11 +181,6 @@ def _decoded(tally: Tally, alone: Tally, bench: Workbench) -> Decoded:
         divergences=tally.near_ties,
         mismatches=tally.mismatches,
     )
-
-
-def _paid(decoded: Decoded | None) -> float:
-    """The measured speed-up; 0 where it did not pay, or was not measured."""
-    return decoded.speedup.value if decoded is not None and decoded.pays else 0.0
 
 
 def _judge(

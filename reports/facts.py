@@ -96,3 +96,5 @@ class RunFacts:
     """By the key of a finished build: what it comes to in each category, where there are several."""
     refinement: Refinement | None = None
     """On how many traces builds were scored; None: each on all estimation traces."""
+    planned_trials: int | None = None
+    """Most builds that the search was to evaluate."""

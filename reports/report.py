@@ -13,13 +13,15 @@ from autotune.reports.summarise import summarise
 from autotune.reports.summary import RunSummary
 from autotune.reports.trials_csv import CSV_FILE, trials_csv
 
+SUMMARY_FILE = "summary.json"
+
 
 def write_report(facts: RunFacts, folder: Path) -> RunSummary:
     """The summary it wrote; `folder` is replaced as a whole, once everything in it is complete."""
     summary = summarise(facts)
     picture = svg_text(pareto_picture(facts))
     texts = {
-        "summary.json": summary.to_json(),
+        SUMMARY_FILE: summary.to_json(),
         "report.md": markdown(summary),
         PAGE_FILE: report_page(facts, summary),
         CSV_FILE: trials_csv(facts),

@@ -100,7 +100,7 @@ def test_the_winner_is_the_fastest_by_the_objective(objective: Objective, winner
     tallies = [tally((90, 30, 1.0), (30, 28, 1.1)), tally((90, 60, 2.5), (30, 20, 0.8))]
     entries = [(finalist(objective=objective), each) for each in tallies]
     judged = [(made, _judge(made, alone, each, objective, categories)) for made, each in entries]
-    assert Validation(judged[0][1].tokens_per_s_measured, tuple(judged)).winner == judged[winner]
+    assert Validation(judged[0][1].tokens_per_s_measured, tuple(judged)).shipping == judged[winner]
     assert judged[winner][1].tar_estimated == entries[winner][0].score.tokens_per_round
 
 
@@ -108,6 +108,6 @@ def test_nothing_wins_by_the_worst_category_that_is_slower_in_any() -> None:
     alone, uneven = tally((90, 90, 3.0), (30, 30, 1.0)), tally((90, 30, 1.0), (30, 28, 1.01))
     made = finalist(objective=WORST)
     judged = _judge(made, alone, uneven, WORST, ["code", "chat"])
-    assert Validation(judged.tokens_per_s_measured, ((made, judged),)).winner is None
+    assert Validation(judged.tokens_per_s_measured, ((made, judged),)).shipping is None
     pooled = _judge(made, alone, uneven, MEAN, ["code", "chat"])
-    assert Validation(pooled.tokens_per_s_measured, ((made, pooled),)).winner is not None
+    assert Validation(pooled.tokens_per_s_measured, ((made, pooled),)).shipping is not None

@@ -52,7 +52,8 @@ def validation(winner: object, lookup: object = None) -> SimpleNamespace:
     """What a contest found: a draft, and what does without one."""
     lookups = (lookup,) if lookup else ()
     shipping = None if lookup else winner
-    return SimpleNamespace(winner=winner, shipping=shipping, first=None, by_category={}, lookups=lookups, lookup=lookup)
+    choice = SimpleNamespace(lookup=lookup, first=None)
+    return SimpleNamespace(shipping=shipping, choice=choice, by_category={}, lookups=lookups)
 
 
 def raising(error: BaseException) -> Any:
@@ -176,7 +177,7 @@ def test_a_winner_ships_with_the_plan_that_its_lookahead_pays_by(monkeypatch: py
 def test_a_lookup_ships_before_the_draft_with_lookaheads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, first, shipped = (finalist(0, 0.9), SimpleNamespace(build=BUILD)), SimpleNamespace(), []
     found_out = validation(None)
-    found_out.shipping, found_out.first = asked, first
+    found_out.shipping, found_out.choice.first = asked, first
     monkeypatch.setattr(module, "validate", lambda *_: found_out)
     monkeypatch.setattr(module, "tune_winner", lambda *_: (asked[0], None))
     monkeypatch.setattr(module, "adapt_winner", raising(AssertionError("only a draft by itself is adapted")))

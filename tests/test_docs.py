@@ -102,7 +102,7 @@ def workspace(
 ) -> Iterator[Path]:
     """The folder that a reader would stand in: runs, prompts, traces, and the files that pages show."""
     folder = tmp_path_factory.mktemp("reader")
-    for name in ("autotune-run", "my-run"):
+    for name in ("autotune-run", "my-run", "other-run", "laptop", "server"):
         shutil.copytree(finished, folder / name, ignore=shutil.ignore_patterns("artifact"))
         shutil.copytree(artifact, folder / name / "artifact")
     asked = [json.loads(line) for line in prompts.read_text().splitlines()]

@@ -121,7 +121,7 @@ def test_a_different_run_is_refused_with_what_differs(tmp_path: Path) -> None:
 
 def test_a_run_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(IDENTITY | {"schema_version": 2}))
-    refuse(tmp_path, "was written by schema 2, not 1", resume=True)
+    refuse(tmp_path, "schema 2; this one reads schema 1", resume=True)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b""])
@@ -234,25 +234,41 @@ def test_any_value_survives(tmp_path: Path, number: float, text: str, params: di
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40, -1])
-def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path: Path, cut: int) -> None:
-    folder = RunFolder(tmp_path)
-    folder.append(record(0, measured(0.8, 0.001)))
-    whole = (tmp_path / "trials.jsonl").read_bytes()
-    folder.append(record(1, REJECTED))
-    second = (tmp_path / "trials.jsonl").read_bytes()[len(whole) :]
-    (tmp_path / "trials.jsonl").write_bytes(whole + second[:cut])
-    assert [each.number for each in folder.records()] == [0]
-    assert (tmp_path / "trials.jsonl").read_bytes() == whole
-    folder.append(record(1, REJECTED))
-    assert [each.number for each in folder.records()] == [0, 1]
+def test_a_last_line_cut_by_a_kill_is_left_out_and_dropped_when_the_run_goes_on(tmp_path: Path, cut: int) -> None:
+    with opened(tmp_path) as folder:
+        folder.append(record(0, measured(0.8, 0.001)))
+        whole = (tmp_path / "trials.jsonl").read_bytes()
+        folder.append(record(1, REJECTED))
+    torn = whole + (tmp_path / "trials.jsonl").read_bytes()[len(whole) :][:cut]
+    (tmp_path / "trials.jsonl").write_bytes(torn)
+    (tmp_path / "refined.jsonl").write_bytes(b'{"build": "c", "tra')
+    assert [each.number for each in RunFolder.existing(tmp_path).records()] == [0]
+    assert (tmp_path / "trials.jsonl").read_bytes() == torn  # who only reads changes nothing
+    with opened(tmp_path, resume=True) as folder:
+        assert (tmp_path / "trials.jsonl").read_bytes() == whole
+        assert (tmp_path / "refined.jsonl").read_bytes() == b""
+        folder.append(record(1, REJECTED))
+        assert [each.number for each in folder.records()] == [0, 1]
 
 
-def test_a_first_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
+def test_a_first_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "trials.jsonl").write_bytes(b'{"number": 0, "bu')
-    folder = RunFolder(tmp_path)
-    assert folder.records() == []
-    folder.append(record(0, REJECTED))
-    assert len(folder.records()) == 1
+    assert RunFolder(tmp_path).records() == []
+
+
+def test_a_folder_is_in_use_while_a_run_has_it_open(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        assert RunFolder.existing(tmp_path).in_use
+    assert not RunFolder.existing(tmp_path).in_use
+
+
+def test_only_a_run_can_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(BadRequest, match=r"holds no run: give the --out folder"):
+            RunFolder.existing(path)
+    (tmp_path / "run.json").write_text('{"schema_version": 0}')
+    with pytest.raises(BadRequest, match=r"schema 0; this one reads schema 1"):
+        RunFolder.existing(tmp_path)
 
 
 @pytest.mark.parametrize("line", [b"{}\n", b"\n", b'{"number": 0}\n', b"\xff\n"])
@@ -278,7 +294,7 @@ def test_a_record_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: py
     assert synced == [(tmp_path / "trials.jsonl").stat().st_size]
 
 
-def test_what_was_refined_is_read_as_it_was_written_and_a_cut_line_is_dropped(tmp_path: Path) -> None:
+def test_what_was_refined_is_read_as_it_was_written_without_a_cut_line(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.refined() == []
     acceptance = replace(constant_acceptance(1 / 3), categories=("code", "chat"))
@@ -288,7 +304,6 @@ def test_what_was_refined_is_read_as_it_was_written_and_a_cut_line_is_dropped(tm
     whole = (tmp_path / "refined.jsonl").read_bytes()
     (tmp_path / "refined.jsonl").write_bytes(whole + b'{"build": "c", "tra')
     assert folder.refined() == entries
-    assert (tmp_path / "refined.jsonl").read_bytes() == whole
     (tmp_path / "refined.jsonl").write_bytes(b"{}\n" + whole)
     with pytest.raises(BadRequest, match=r"refined\.jsonl is damaged"):
         folder.refined()

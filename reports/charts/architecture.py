@@ -69,9 +69,8 @@ def architecture_chart(facts: RunFacts) -> AnyChart:
     )
     layers = sorted({int(cell["layers"] or 0) for cell in cells})
     x = alt.X("layers:O", title="layers (depth)", scale=alt.Scale(domain=layers), axis=alt.Axis(labelAngle=0))
-    y = alt.Y(
-        "width:N", title="width, by its sizes or by parameters of a layer", sort=widths, scale=alt.Scale(domain=widths)
-    )
+    title = "parameters of a layer" if any(name.endswith(" M") for name in widths) else "width"
+    y = alt.Y("width:N", title=title, sort=widths, scale=alt.Scale(domain=widths))
     drawn = alt.Chart(alt.NamedData("cells")).encode(x, y)
     return alt.layer(
         drawn.mark_rect(stroke=ink("surface"), strokeWidth=1).encode(

@@ -38,6 +38,7 @@ _MARKS: Mapping[Kind, tuple[str, str, int, float]] = {
     Kind.DECODED: ("square", GREEN, 80, 1.0),
     Kind.CHOSEN: ("diamond", VERMILION, 170, 1.0),
     Kind.ALONE: ("cross", "ink", 110, 1.0),
+    Kind.ALONE_DECODED: ("cross", GREEN, 110, 1.0),
 }
 """Symbol, colour, area and opacity of every kind of point."""
 
@@ -93,11 +94,12 @@ def _marks(drawn: alt.Chart, x: alt.X, y: alt.Y, shown: Sequence[Kind]) -> alt.C
         looks = [_MARKS[kind][place] for kind in shown]
         return alt.Scale(type="ordinal", domain=shown, range=[ink() if look == "ink" else look for look in looks])
 
-    marks: alt.Chart = drawn.mark_point(filled=True, stroke=ink("surface"), strokeWidth=0.7).encode(
+    marks: alt.Chart = drawn.mark_point(filled=True, strokeWidth=0.9).encode(
         x,
         y,
         shape=alt.Shape("kind:N", sort=shown, scale=scale(0)),
         fill=alt.Fill("kind:N", sort=shown, scale=scale(1)),
+        stroke=alt.Stroke("kind:N", sort=shown, scale=alt.Scale(domain=shown, range=[_edge(kind) for kind in shown])),
         size=alt.Size("kind:N", sort=shown, scale=scale(2)),
         opacity=alt.Opacity("kind:N", sort=shown, scale=scale(3)),
         tooltip=[
@@ -114,6 +116,11 @@ def _marks(drawn: alt.Chart, x: alt.X, y: alt.Y, shown: Sequence[Kind]) -> alt.C
         ],
     )
     return marks
+
+
+def _edge(kind: Kind) -> str | alt.ExprRef:
+    """What sets a mark off from its neighbours; a tick is nothing but its edge."""
+    return QUIET if kind is Kind.SCREENED else ink("surface")
 
 
 def _label(drawn: alt.Chart, x: alt.X, y: alt.Y, chosen: Point, across: tuple[float, float]) -> alt.Chart:
@@ -143,8 +150,9 @@ def _guide_layers(x: alt.X, y: alt.Y) -> list[alt.Chart]:
         y2="to_tokens:Q",
         color=alt.condition(even, alt.value(ink("quiet")), alt.value(ink("guide"))),
     )
-    above = guides.transform_filter("datum.above").mark_text(align="center", dy=-7, color=ink("quiet"), fontSize=10)
-    beside = guides.transform_filter("!datum.above").mark_text(align="left", dx=4, color=ink("quiet"), fontSize=10)
+    labelled = guides.transform_filter("width >= 480 || indexof([0.25, 0.5, 1, 2, 4, 8], datum.speedup) >= 0")
+    above = labelled.transform_filter("datum.above").mark_text(align="center", dy=-7, color=ink("quiet"), fontSize=10)
+    beside = labelled.transform_filter("!datum.above").mark_text(align="left", dx=4, color=ink("quiet"), fontSize=10)
     ends = [layer.encode(x=alt.X("to_ms:Q"), y=alt.Y("to_tokens:Q"), text="label:N") for layer in (above, beside)]
     return [lines, *ends]
 

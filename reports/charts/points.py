@@ -1,7 +1,7 @@
 """The points of a run's pictures: what was predicted and what was decoded, in milliseconds and tokens."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from autotune.candidate import Build
@@ -21,6 +21,7 @@ class Kind(StrEnum):
     DECODED = "decoded (measured)"
     CHOSEN = "chosen (measured)"
     ALONE = "the target alone, k = 0"
+    ALONE_DECODED = "the target alone (measured)"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def run_points(facts: RunFacts) -> list[Point]:
         *(_decoded(facts, draft, Kind.DECODED) for draft in facts.validated if draft != facts.chosen),
         *([_decoded(facts, facts.chosen, Kind.CHOSEN)] if facts.chosen else []),
         _alone(facts),
+        *_alone_decoded(facts),
     ]
 
 
@@ -219,6 +221,18 @@ def _alone(facts: RunFacts) -> Point:
         speedup=1.0,
         evidence=facts.latency.verify.evidence.value,
     )
+
+
+def _alone_decoded(facts: RunFacts) -> Iterable[Point]:
+    """The target alone as it decoded beside the drafts, by which their measured speed-ups are told."""
+    if facts.validated or any(outcome.decoded for outcome in facts.lookups):
+        yield replace(
+            _alone(facts),
+            kind=Kind.ALONE_DECODED,
+            round_ms=1e3 / facts.baseline.value,
+            tokens_per_s=facts.baseline.value,
+            evidence=facts.baseline.evidence.value,
+        )
 
 
 def _evidence(tokens: Figure, seconds: Figure) -> str:

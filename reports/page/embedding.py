@@ -1,9 +1,10 @@
-"""Data and scripts inside a page: compact, and never taken for markup, whatever strings they hold."""
+"""Data, scripts and styles inside a page: compact, and never taken for markup, whatever strings they hold."""
 
 import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 
 from autotune.reports.charts.theme import Row
 
@@ -13,6 +14,11 @@ _ESCAPES = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 Column = list[float | int | bool | None] | dict[str, list[str | None] | list[int]]
 """Values in order; words as a list of different ones, and for each row the place in it."""
+
+
+def asset(name: str) -> str:
+    """The text of a script or style that pages embed."""
+    return files("autotune.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def script_json(value: object) -> str:

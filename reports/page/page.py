@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -30,7 +29,7 @@ from autotune.reports.markdown import (
 )
 from autotune.reports.model_free import without_model
 from autotune.reports.page.drawings import Drawing, drawings
-from autotune.reports.page.embedding import columns, content_hash, script_json
+from autotune.reports.page.embedding import asset, columns, content_hash, script_json
 from autotune.reports.page.key_figures import KeyFigure, key_figures
 from autotune.reports.page.prose import as_html, without_heading
 from autotune.reports.reading_floor import ReadingFloor, reading_floor
@@ -114,7 +113,7 @@ def report_page(facts: RunFacts, summary: RunSummary) -> str:
         "trials": columns(sortable),
         "whatIf": asdict(supposed) if supposed else None,
     }
-    library, script, style = chart_script(), _asset("report.js"), _asset("report.css")
+    library, script, style = chart_script(), asset("report.js"), asset("report.css")
     return (
         _environment()
         .get_template("report.html")
@@ -173,10 +172,6 @@ def _sortable(row: TrialRow) -> dict[str, str | float | int | bool | None]:
 
 def _shortened(failure: FailureSummary) -> FailureSummary:
     return replace(failure, stderr=failure.stderr[-_MOST_STDERR_CHARACTERS:])
-
-
-def _asset(name: str) -> str:
-    return files("autotune.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 @cache
