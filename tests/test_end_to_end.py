@@ -93,7 +93,10 @@ assert not heavy, heavy
 def test_what_the_run_ships_decodes_losslessly_whatever_it_is(finished: Path, prompts: Path) -> None:
     verified = autotune("verify", str(finished / "artifact"), "--prompts", str(prompts), "--count", "3")
     assert verified.returncode == 0, verified.stderr
-    assert "files intact; of 3 greedy outputs" in verified.stdout
+    manifest = json.loads((finished / "artifact" / "manifest.json").read_text())
+    # Where the verdict is not to speculate, there is nothing to hold against the target.
+    outputs = 3 if manifest["draft"] or manifest["model_free"] else 0
+    assert f"files intact; of {outputs} greedy outputs" in verified.stdout
 
 
 def test_generate_bench_and_verify(pair_artifact: Path, prompts: Path) -> None:
