@@ -3,9 +3,10 @@
 On the CPU, floats are fp32.  On a GPU they are fp16 or bf16, the only ones that ONNX Runtime's fused attention has
 there; `weights.json` then says where each array lies, since the session uploads them itself.
 
-Precision int8 stores every matrix but the embedding as int8 with one scale per output channel, and quantises
-activations at run time with one scale per *call*: logits may therefore depend, slightly, on how many tokens share a
-call; int4 rounds activations in blocks, by a kernel that depends on how many tokens there are.  That is harmless for a
+Precision int8 stores every matrix but the embedding as int8 with one scale per output channel (as unsigned bytes about
+128 where the processor would add products of signed ones up in too few bits), and quantises activations at run time
+with one scale per *call*: logits may therefore depend, slightly, on how many tokens share a call; int4 rounds
+activations in blocks, by a kernel that depends on how many tokens there are.  That is harmless for a
 draft, whose proposals are verified; a target is compiled in floats here, and quantised by TVM.  (MatMulNBits with 8
 bits, the alternative, was as exact on trained weights, within 15 % of the speed at one token, half as fast at nine.)
 """

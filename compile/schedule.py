@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from autotune.candidate import Precision
-from autotune.compile.vector_registers import WIDE_REGISTERS, register_floats
+from autotune.compile.processor import WIDE_REGISTERS, register_floats
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,6 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Threads that spin while they wait steal the cores from whatever else runs, the target included.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without VNNI, products of u8 and s8 are added up in 16 bits, which overflow; u8 and u8 then keep their precision.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4
     return options
 

@@ -153,7 +153,8 @@ def test_commands_and_settings_are_grouped(autotune: Autotune) -> None:
     def headings(*words: str) -> list[str]:
         return re.findall(r"^╭─ (.+?) ─+╮$", autotune(*words, "--help").out, re.MULTILINE)
 
-    assert headings() == ["Options", "Output", "Search", "Artifacts", "Targets and traces", "Machine and research"]
+    commands = ["Search", "Runs", "Artifacts", "Targets and traces", "Machine and research"]
+    assert headings() == ["Options", "Output", *commands]
     assert headings("run") == ["Options", *SECTIONS]
 
 

@@ -65,7 +65,7 @@ THERE = r"the workload has chat \(6\), code \(10\), mathematics \(5\), poems \(1
         ({"objective": "weighted", "category_weights": {}}, f"finite number above 0; {THERE}"),
         ({"objective": "weighted", "category_weights": "mathematics=1"}, f"'mathematics' is left to estim.*; {THERE}"),
         ({"objective": "worst"}, f"no prompt of the category 'mathematics' is left to estimate TAR on; .*; {THERE}"),
-        ({"objective": "best"}, "--objective best: .*'mean', 'worst' or 'weighted'"),
+        ({"objective": "best"}, "--objective best: choose from: mean, worst, weighted"),
         ({"objective": "weighted", "category_weights": "code"}, "--category-weights code: write every category once"),
         ({"objective": "weighted", "category_weights": "code=1,code=2"}, "write every category once"),
         ({"objective": "weighted", "category_weights": "=1"}, "write every category once"),

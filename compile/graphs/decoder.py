@@ -37,7 +37,7 @@ from autotune.compile.graphs.head_alignment import HeadAlignment
 from autotune.number_formats import Precision
 from autotune.weights import ModelWeights
 
-GRAPH_VERSION = "3"
+GRAPH_VERSION = "4"
 """Raise it when the graph of given weights changes: compiled programs are cached by it."""
 
 HEAD_MULTIPLE = 16

@@ -11,7 +11,8 @@ from autotune.compile.graphs.external_data import ExternalData
 from autotune.compile.graphs.floats import FLOAT_TYPES, float_dtype, stored_floats
 from autotune.compile.graphs.head_alignment import HeadAlignment
 from autotune.compile.graphs.mapped_pages import hand_back
-from autotune.compile.graphs.stored_matrices import eight_bit, packed_blocks, side_by_side
+from autotune.compile.graphs.stored_matrices import UNSIGNED_ZERO, eight_bit, packed_blocks, side_by_side, unsigned
+from autotune.compile.processor import adds_bytes_exactly
 from autotune.number_formats import INT4_BLOCK, Precision
 from autotune.weights import FloatArray
 
@@ -19,6 +20,7 @@ MICROSOFT = "com.microsoft"
 OPSETS = (helper.make_opsetid("", 20), helper.make_opsetid(MICROSOFT, 1))
 IR_VERSION = 10
 
+_INT8_ZERO = "int8.zero"
 INT8_ACTIVATIONS = 4
 """`accuracy_level` of four-bit products: activations are rounded to int8 in blocks, which is what makes them fast."""
 
@@ -87,9 +89,11 @@ class GraphWriter:
     def _product(self, value: str, names: Sequence[str], output: str, product: str, bias: str) -> str:
         """As `linear`.  product: the result of the operator that multiplies, where another is to add the `bias`."""
         if self.precision is Precision.INT8:
-            values, scales = eight_bit([self.model.array(name) for name in names])
-            matrix = [self.constant(f"{output}.weight", values), self.constant(f"{output}.scales", scales)]
-            added = ["", bias] if bias else []
+            signed, scales = eight_bit([self.model.array(name) for name in names])
+            zero = "" if adds_bytes_exactly() else self.host_constant(_INT8_ZERO, np.array(UNSIGNED_ZERO, np.uint8))
+            values = self.constant(f"{output}.weight", unsigned(signed) if zero else signed)
+            matrix = [values, self.constant(f"{output}.scales", scales)]
+            added = [zero, bias] if bias else [zero] if zero else []
             return self.node("DynamicQuantizeMatMul", [value, *matrix, *added], [output], MICROSOFT)
         if self.precision is Precision.INT4:
             self._four_bit(value, names, output, product)

@@ -10,6 +10,8 @@ from autotune.number_formats import INT4_BLOCK
 from autotune.quantization import quantise, quantise_blocks
 from autotune.weights import FloatArray
 
+UNSIGNED_ZERO = 128
+"""The unsigned byte that stands for zero where signed ones are stored so."""
 _PIECE_ROWS = 64
 """In pieces that fit the cache, a transposition is four times faster."""
 
@@ -33,6 +35,13 @@ def eight_bit(parts: Sequence[FloatArray]) -> tuple[NDArray[np.int8], FloatArray
         values[:, row : row + len(piece)] = quantised.values.T
         scales[row : row + len(piece)] = quantised.scales
     return values, scales
+
+
+def unsigned(values: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """The same integers about `UNSIGNED_ZERO`; in the memory of what is given."""
+    flipped = values.view(np.uint8)
+    flipped ^= np.uint8(UNSIGNED_ZERO)
+    return flipped
 
 
 def packed_blocks(parts: Sequence[FloatArray]) -> tuple[NDArray[np.uint8], FloatArray]:

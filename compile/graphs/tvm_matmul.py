@@ -33,8 +33,8 @@ from autotune.compile.graphs.tvm_primitives import (
     spread,
     store,
 )
+from autotune.compile.processor import WIDE_REGISTERS, register_floats
 from autotune.compile.schedule import Schedule, default_schedule
-from autotune.compile.vector_registers import WIDE_REGISTERS, register_floats
 
 CACHE_LINE_BYTES = 64
 
