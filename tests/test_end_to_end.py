@@ -234,7 +234,10 @@ def test_an_interrupted_run_reports_and_can_be_resumed(tmp_path: Path, prompts: 
         *SMALL,
         *ONE_COMPILER,
     ]
-    with subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # As from a terminal, even where the tests themselves run in the background, where shells have SIGINT ignored.
+    with subprocess.Popen(
+        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+    ) as process:
         _wait_for_trials(out, 1, process)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
@@ -323,6 +326,10 @@ def test_what_stands_on_the_front_is_scored_on_all_traces_where_the_search_had_a
     assert first["builds"] + last["builds"] == 4
     (draft,) = summary["validated"]  # not trained any further, so it is the very draft that was refined
     assert draft["tar"]["proxy"] == pytest.approx(draft["tar"]["estimated"], rel=1e-5)
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _wait_for_trials(out: Path, count: int, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
