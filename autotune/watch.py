@@ -16,8 +16,7 @@ from rich.text import Text
 from autotune.cli_units import seconds_text
 from autotune.errors import BadRequest
 from autotune.pareto import best_by_speed
-from autotune.reports.facts import RunFacts
-from autotune.reports.summarise import summarise
+from autotune.reports.verdict import sentence
 from autotune.results import Rejected, Score, TrialRecord, TrialState
 from autotune.saved_run import front_of, read_run
 from autotune.store import RunFolder
@@ -95,7 +94,7 @@ def take_snapshot(path: Path) -> Snapshot:
         front=tuple(best_by_speed(front_of(records), lambda point: point[1])),
         under_way=under_way,
         left_s=_left_s(records, planned) if under_way else None,
-        sentence=None if under_way or facts is None else _sentence(facts),
+        sentence=None if under_way or facts is None else sentence(facts),
     )
 
 
@@ -183,10 +182,6 @@ def _left_s(records: list[TrialRecord], planned: int | None) -> float | None:
     if planned is None or not latest:
         return None
     return max(planned - len(records), 0) * sum(latest) / len(latest)
-
-
-def _sentence(facts: RunFacts) -> str:
-    return summarise(facts).sentence
 
 
 def _table(snapshot: Snapshot) -> Table:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from autotune.reports.summary import FigureSummary
+from autotune.reports.figure_summaries import FigureSummary
 
 _UNKNOWN = "–"
 _FAST = 20.0

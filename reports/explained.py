@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autotune.reports.facts import RunFacts
-from autotune.reports.summarise import predicted_best, summarise
+from autotune.reports.verdict import predicted_best, sentence
 from autotune.results import Evidence, Figure, Score, TrialRecord, TrialState, Validated
 from autotune.score import needed_to_match
 
@@ -68,7 +68,7 @@ class _Round:
 
 
 def _statements(facts: RunFacts) -> Iterator[Statement]:
-    yield Statement("verdict", summarise(facts).sentence)
+    yield Statement("verdict", sentence(facts))
     explained = _explained(facts)
     if explained is not None:
         record, lookahead = explained.record, explained.round.lookahead

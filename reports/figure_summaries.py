@@ -1,9 +1,43 @@
 """Figures as `summary.json` holds them; what is not known is null."""
 
+from dataclasses import dataclass
 from typing import overload
 
-from autotune.reports.summary import FigureSummary, SpeedSummary, TarSummary
 from autotune.results import Evidence, Figure
+
+
+@dataclass(frozen=True)
+class FigureSummary:
+    """A number, how it was got, and its interval `[low, high]` if it has one."""
+
+    value: float | None
+    evidence: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class TarSummary:
+    """Tokens per round, by the proxy and by decoding; null where unknown."""
+
+    estimated: float | None
+    measured: float | None
+    estimated_interval: tuple[float, float] | None = None
+    measured_interval: tuple[float, float] | None = None
+    estimated_evidence: str = "estimated"
+    proxy: float | None = None
+    """As the search estimated it, before the draft was finished; of validated drafts."""
+    proxy_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class SpeedSummary:
+    """A speed, before and after it was really decoded; null where unknown."""
+
+    predicted: float | None
+    measured: float | None
+    predicted_interval: tuple[float, float] | None = None
+    measured_interval: tuple[float, float] | None = None
+    predicted_evidence: str = "estimated"
 
 
 @overload

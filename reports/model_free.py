@@ -6,15 +6,8 @@ from typing import TypedDict
 
 from autotune.lookup_results import Decoded, LookupFirstOutcome, LookupOutcome
 from autotune.reports.cells import error, number, table, times
-from autotune.reports.figure_summaries import speed_summary, tar_summary
-from autotune.reports.summary import (
-    DraftSummary,
-    LookupFirstSummary,
-    LookupSummary,
-    RunSummary,
-    SpeedSummary,
-    TarSummary,
-)
+from autotune.reports.figure_summaries import SpeedSummary, TarSummary, speed_summary, tar_summary
+from autotune.reports.summary import DraftSummary, LookupFirstSummary, LookupSummary, RunSummary
 from autotune.results import Score
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from autotune.candidate import Drafting
 from autotune.reports.facts import PublishedTar
+from autotune.reports.figure_summaries import FigureSummary, SpeedSummary, TarSummary
 from autotune.results import RunKind
 
 SCHEMA_VERSION = 1
@@ -35,40 +36,6 @@ class ShapeSummary:
     ffn: int
     draft_vocab: int | None = None
     """Tokens it can propose, if its head is trimmed; null: all of the vocabulary."""
-
-
-@dataclass(frozen=True)
-class FigureSummary:
-    """A number, how it was got, and its interval `[low, high]` if it has one."""
-
-    value: float | None
-    evidence: str
-    interval: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class TarSummary:
-    """Tokens per round, by the proxy and by decoding; null where unknown."""
-
-    estimated: float | None
-    measured: float | None
-    estimated_interval: tuple[float, float] | None = None
-    measured_interval: tuple[float, float] | None = None
-    estimated_evidence: str = "estimated"
-    proxy: float | None = None
-    """As the search estimated it, before the draft was finished; of validated drafts."""
-    proxy_interval: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class SpeedSummary:
-    """A speed, before and after it was really decoded; null where unknown."""
-
-    predicted: float | None
-    measured: float | None
-    predicted_interval: tuple[float, float] | None = None
-    measured_interval: tuple[float, float] | None = None
-    predicted_evidence: str = "estimated"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -101,7 +102,7 @@ def test_phases_notes_and_warnings_are_lines(screen: Screen) -> None:
 
 def test_a_long_phase_says_now_and_then_how_far_it_is(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [0.0]
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: now_s[0]))  # this module's clock alone
     with TerminalObserver(screen.console) as observer:
         observer.phase("Training")
         for second in range(40):

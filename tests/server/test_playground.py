@@ -1,45 +1,30 @@
 """The playground page in a headless Chromium, against a server of a real small pair."""
 
-import shutil
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from autotune.pair import Pair
 from autotune.server.app import Limits
+from tests.support.browsing import IN_A_BROWSER, Visit, chromium
 from tests.support.serving import gated, serving
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 WIDTHS = {"wide": (1280, 860), "narrow": (390, 844)}
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+pytestmark = IN_A_BROWSER
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
-class Visit:
-    """A page with what it complained of and whom it asked."""
-
-    def __init__(self, browser: Browser, url: str, **context: Any) -> None:
-        self.page: Page = browser.new_context(**context).new_page()
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(url)
+class Playing(Visit):
+    """A visit to the playground."""
 
     def generate(self) -> None:
         self.page.click("#go")
@@ -50,7 +35,7 @@ class Visit:
 @pytest.mark.parametrize("width", list(WIDTHS))
 def test_tokens_are_coloured_and_compared(browser: Browser, url: str, pair: Pair, scheme: Any, width: str) -> None:
     columns, rows = WIDTHS[width]
-    visit = Visit(browser, url, viewport={"width": columns, "height": rows}, color_scheme=scheme)
+    visit = Playing(browser, url, viewport={"width": columns, "height": rows}, color_scheme=scheme)
     page = visit.page
     expect(page.locator("#model")).to_contain_text("a draft of 6 layers × 4 heads × 352 FFN, k = 3")
     page.fill("#count", "48")
@@ -65,8 +50,7 @@ def test_tokens_are_coloured_and_compared(browser: Browser, url: str, pair: Pair
         expect(page.locator(shown)).to_contain_text("tokens/s")
     expect(page.locator("#ratio")).to_contain_text("×")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= columns
-    serious = [each for each in Axe().run(page).response["violations"] if each["impact"] in ("serious", "critical")]
-    assert [each["id"] for each in serious] == []
+    assert visit.inaccessible() == []
     assert visit.complaints == []
     assert all(asked.startswith((url, "data:")) for asked in visit.asked)
 
@@ -74,7 +58,7 @@ def test_tokens_are_coloured_and_compared(browser: Browser, url: str, pair: Pair
 def test_keys_generate_and_stop(browser: Browser, pair: Pair) -> None:
     gate = threading.Semaphore(0)
     with serving(gated(pair.sibling(), gate)) as url:
-        page = Visit(browser, url).page
+        page = Playing(browser, url).page
         page.focus("#prompt")
         page.keyboard.press("Control+Enter")
         gate.release(4)
@@ -86,7 +70,7 @@ def test_keys_generate_and_stop(browser: Browser, pair: Pair) -> None:
 
 
 def test_hostile_text_is_text(browser: Browser, url: str) -> None:
-    visit = Visit(browser, url)
+    visit = Playing(browser, url)
     visit.page.fill("#prompt", '<img src=x onerror="alert(1)"><script>alert(2)</script>')
     visit.page.fill("#count", "8")
     visit.generate()
@@ -95,7 +79,7 @@ def test_hostile_text_is_text(browser: Browser, url: str) -> None:
 
 
 def test_a_refusal_is_shown_in_one_line(browser: Browser, url: str) -> None:
-    page = Visit(browser, url).page
+    page = Playing(browser, url).page
     page.fill("#count", "5000")
     page.click("#go")
     expect(page.locator("#status.bad")).to_contain_text("the context has 512 tokens")
@@ -103,7 +87,7 @@ def test_a_refusal_is_shown_in_one_line(browser: Browser, url: str) -> None:
 
 def test_a_key_is_asked_for(browser: Browser, pair: Pair) -> None:
     with serving(pair.sibling(), limits=Limits(api_key="secret")) as url:
-        page = Visit(browser, url).page
+        page = Playing(browser, url).page
         expect(page.locator("#status.bad")).to_contain_text("API key")
         page.fill("#key", "secret")
         page.keyboard.press("Tab")
@@ -113,7 +97,7 @@ def test_a_key_is_asked_for(browser: Browser, pair: Pair) -> None:
 
 
 def test_settings_reach_the_server(browser: Browser, url: str) -> None:
-    visit = Visit(browser, url)
+    visit = Playing(browser, url)
     expect(visit.page.locator("#model")).to_contain_text("k = 3")
     visit.page.locator("#k").fill("1")
     visit.page.locator("#temperature").fill("0.7")

@@ -72,17 +72,12 @@ def fake_pair(seed: int = 1, lookahead: int = 2) -> Pair:
     return cast(Pair, FakePair(Decoder(PairwiseSession(table), drafter, lookahead)))
 
 
-GRACE_S = 10
-"""For replies under way when a server is stopped, as `autotune serve` has it: a client that hangs holds nothing up."""
-
-
 @contextmanager
 def serving(pair: Pair, *, slots: int = 4, queue: int = 8, limits: Limits | None = None) -> Iterator[str]:
     """The address of a server of the pair, which it closes."""
     engine = Engine(pair, slots, queue)
     app = create_app(engine, "demo", limits or Limits())
-    config = uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=GRACE_S)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
     started = threading.Event()
     thread = threading.Thread(target=server.run)
     original = server.startup

@@ -18,7 +18,30 @@ from autotune.weights import Numerics, TokenIds
 VOCAB = 7
 
 
-class PairwiseSession:
+class CallByCall:
+    """Bursts of a session that has no program for them."""
+
+    def burst(self: Session, tokens: Tokens, start: int, count: int) -> list[int]:
+        return greedy_burst(self, tokens, start, count)
+
+    def sampled_burst(
+        self: Session, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
+    ) -> SampledBurst:
+        return draw_call_by_call(self, tokens, start, count, settings, noise)
+
+    def stopping_burst(
+        self: Session,
+        tokens: Tokens,
+        start: int,
+        count: int,
+        rule: StopRule,
+        settings: SamplingSettings,
+        noise: Sequence[float],
+    ) -> StoppedBurst:
+        return stop_call_by_call(self, tokens, start, count, rule, settings, noise)
+
+
+class PairwiseSession(CallByCall):
     """Logits are `table[previous, token]` `[vocab]`, read from what the cache really holds."""
 
     def __init__(self, table: NDArray[np.float32], capacity_tokens: int = 256) -> None:
@@ -41,25 +64,6 @@ class PairwiseSession:
     def greedy(self, tokens: Tokens, start: int) -> NDArray[np.int64]:
         return self.logits(tokens, start).argmax(-1)
 
-    def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
-        return greedy_burst(self, tokens, start, count)
-
-    def sampled_burst(
-        self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
-    ) -> SampledBurst:
-        return draw_call_by_call(self, tokens, start, count, settings, noise)
-
-    def stopping_burst(
-        self,
-        tokens: Tokens,
-        start: int,
-        count: int,
-        rule: StopRule,
-        settings: SamplingSettings,
-        noise: Sequence[float],
-    ) -> StoppedBurst:
-        return stop_call_by_call(self, tokens, start, count, rule, settings, noise)
-
     def pretend_cached(self, count: int) -> None:
         self._cached = [0] * count
 
@@ -70,7 +74,7 @@ class PairwiseSession:
         self._cached.clear()
 
 
-class TrimmedSession:
+class TrimmedSession(CallByCall):
     """Another session as it would be with its head trimmed to `token_ids`."""
 
     def __init__(self, whole: Session, token_ids: TokenIds) -> None:
@@ -85,25 +89,6 @@ class TrimmedSession:
 
     def greedy(self, tokens: Tokens, start: int) -> NDArray[np.int64]:
         return self._token_ids[self.logits(tokens, start).argmax(-1)]
-
-    def burst(self, tokens: Tokens, start: int, count: int) -> list[int]:
-        return greedy_burst(self, tokens, start, count)
-
-    def sampled_burst(
-        self, tokens: Tokens, start: int, count: int, settings: SamplingSettings, noise: Sequence[float]
-    ) -> SampledBurst:
-        return draw_call_by_call(self, tokens, start, count, settings, noise)
-
-    def stopping_burst(
-        self,
-        tokens: Tokens,
-        start: int,
-        count: int,
-        rule: StopRule,
-        settings: SamplingSettings,
-        noise: Sequence[float],
-    ) -> StoppedBurst:
-        return stop_call_by_call(self, tokens, start, count, rule, settings, noise)
 
     def pretend_cached(self, count: int) -> None:
         self._whole.pretend_cached(count)

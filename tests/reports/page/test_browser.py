@@ -1,35 +1,29 @@
 """The page in a headless Chromium, as a reader meets it: from a file, without any network."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from autotune.reports.charts.what_if import what_if
 from autotune.reports.facts import RunFacts
 from autotune.reports.report import write_report
-from tests.reports.conftest import synthetic_facts
+from tests.support.browsing import IN_A_BROWSER, Visit, chromium
+from tests.support.facts import synthetic_facts
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 MOST_BYTES = 3 * 2**20
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+pytestmark = IN_A_BROWSER
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +38,11 @@ def report(facts: RunFacts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "index.html"
 
 
-class Visit:
-    """A page with what it complained of and whom it asked."""
+class Reading(Visit):
+    """A visit to a report."""
 
     def __init__(self, browser: Browser, report: Path, **context: Any) -> None:
-        self.page: Page = browser.new_context(**context).new_page()
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(report.as_uri())
+        super().__init__(browser, report.as_uri(), **context)
         expect(self.page.locator("html")).to_have_attribute("data-drawn", re.compile(r"\d+"), timeout=30_000)
 
     def column(self, place: int) -> list[str]:
@@ -95,13 +83,10 @@ class Visit:
 @pytest.mark.parametrize("width", list(WIDTHS))
 def test_the_page_is_quiet_accessible_and_fits(browser: Browser, report: Path, scheme: Any, width: str) -> None:
     columns, rows = WIDTHS[width]
-    visit = Visit(browser, report, viewport={"width": columns, "height": rows}, color_scheme=scheme)
+    visit = Reading(browser, report, viewport={"width": columns, "height": rows}, color_scheme=scheme)
     assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= columns
     visit.page.locator("#builds .pin").first.click()
-    serious = [
-        each for each in Axe().run(visit.page).response["violations"] if each["impact"] in ("serious", "critical")
-    ]
-    assert [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in serious] == []
+    assert visit.inaccessible() == []
     assert visit.complaints == []
     assert visit.asked == [report.as_uri()]
     for chart in visit.page.locator(".chart").all():
@@ -111,7 +96,7 @@ def test_the_page_is_quiet_accessible_and_fits(browser: Browser, report: Path, s
 
 
 def test_every_chart_is_drawn(browser: Browser, report: Path) -> None:
-    page = Visit(browser, report).page
+    page = Reading(browser, report).page
     drawn = page.evaluate("() => Object.keys(report.views)")
     assert drawn == [
         "pareto", "timeline", "architecture", "acceptance", "rounds", "depth", "size", "truth-tar", "truth-speed",
@@ -121,7 +106,7 @@ def test_every_chart_is_drawn(browser: Browser, report: Path) -> None:
 
 
 def test_a_point_tells_its_draft_and_pins_it_everywhere(browser: Browser, report: Path, facts: RunFacts) -> None:
-    visit = Visit(browser, report, viewport={"width": 1280, "height": 900})
+    visit = Reading(browser, report, viewport={"width": 1280, "height": 900})
     page = visit.page
     record, score = max(facts.front, key=lambda point: point[1].round_s.value)
     page.mouse.move(*visit.place_of("pareto", record.number, score.lookahead))
@@ -139,7 +124,7 @@ def test_a_point_tells_its_draft_and_pins_it_everywhere(browser: Browser, report
 
 
 def test_the_keyboard_pins_from_the_table(browser: Browser, report: Path) -> None:
-    visit = Visit(browser, report)
+    visit = Reading(browser, report)
     button = visit.page.locator("#builds .pin").nth(3)
     button.focus()
     visit.page.keyboard.press("Enter")
@@ -150,7 +135,7 @@ def test_the_keyboard_pins_from_the_table(browser: Browser, report: Path) -> Non
 
 
 def test_builds_are_sorted_with_the_unknown_last(browser: Browser, report: Path, facts: RunFacts) -> None:
-    visit = Visit(browser, report)
+    visit = Reading(browser, report)
     head = visit.page.locator('#builds th[data-sort="speedup"]')
     head.locator("button").click()
     expect(head).to_have_attribute("aria-sort", "descending")
@@ -163,7 +148,7 @@ def test_builds_are_sorted_with_the_unknown_last(browser: Browser, report: Path,
 
 
 def test_builds_are_filtered(browser: Browser, report: Path, facts: RunFacts) -> None:
-    visit = Visit(browser, report)
+    visit = Reading(browser, report)
     visit.page.select_option('[data-filter="precision"]', "int8")
     int8 = [str(each.number) for each in facts.records if each.build.precision.value == "int8"]
     assert visit.column(1) == int8
@@ -179,7 +164,7 @@ def test_builds_are_filtered(browser: Browser, report: Path, facts: RunFacts) ->
 
 
 def test_sliders_come_to_the_same_speed_up_as_python(browser: Browser, report: Path, facts: RunFacts) -> None:
-    page = Visit(browser, report).page
+    page = Reading(browser, report).page
     figures = what_if(facts)
     assert figures is not None
     for place, step, gain in ((0, 0.0, 0), (0, 2.0, 0), (1, -1.5, 25), (1, 1.0, -40), (0, 0.0, 100)):
@@ -196,7 +181,7 @@ def test_sliders_come_to_the_same_speed_up_as_python(browser: Browser, report: P
 
 
 def test_dark_and_light_are_a_button_apart(browser: Browser, report: Path) -> None:
-    page = Visit(browser, report, color_scheme="light").page
+    page = Reading(browser, report, color_scheme="light").page
     colour = "() => [getComputedStyle(document.body).backgroundColor, report.views.pareto.signal('ink')]"
     before = page.evaluate(colour)
     page.click("#theme")
@@ -219,7 +204,7 @@ def test_a_page_of_500_builds_is_small_and_quick(browser: Browser, tmp_path: Pat
     write_report(synthetic_facts(builds=500), tmp_path / "report")
     report = tmp_path / "report" / "index.html"
     assert report.stat().st_size <= MOST_BYTES
-    visit = Visit(browser, report)
+    visit = Reading(browser, report)
     visit.page.locator('#builds th[data-sort="draft"] button').click()
     assert len(visit.column(1)) == 500
     assert visit.complaints == []
