@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from autotune.reports import facts, summary
+from autotune.reports import facts, figure_summaries, summary
 from autotune.reports.summary import SCHEMA_VERSION, RunSummary
 
 SCHEMA_FILE = "summary.schema.json"
@@ -49,7 +49,7 @@ def schema_text() -> str:
 def _field_words() -> dict[str, dict[str, str]]:
     """By class and field: the string below the field, which is its documentation."""
     words: dict[str, dict[str, str]] = {}
-    for module in (summary, facts):
+    for module in (summary, figure_summaries, facts):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 words[node.name] = {
