@@ -94,8 +94,8 @@ class TuneConfig(BaseModel):
     backend: Names = ("onnxruntime", "tvm")
     """Compilers of the drafts; of these defaults only those that can be used here."""
     target_backend: str | None = None
-    """Compiler of the target; if None, the one of `backend` whose program verifies fastest, or the first of them where
-    the target is not here, or is to run on a GPU."""
+    """Compiler of the target; if None, the one of `backend` with which a token takes least, alone or drafted, or the
+    first of them where the target is not here, or is to run on a GPU."""
     device: str = "cpu"
 
     temperature: float = Field(0.0, ge=0.0, le=100.0)

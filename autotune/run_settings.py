@@ -123,7 +123,7 @@ TARGET = {
         "int8",
     ),
     "target_backend": Setting(
-        "Compiler of the target", "the one of --backend whose program verifies fastest", "onnxruntime"
+        "Compiler of the target", "the one of --backend with which a token takes least, alone or drafted", "onnxruntime"
     ),
     "target_tp": Setting("Devices the target is split over (tensor parallel)", "1"),
     "collective_latency": Setting(

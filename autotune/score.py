@@ -82,6 +82,20 @@ def needed_to_match(score: Score, rival: Score) -> Figure:
     return Figure(value, weakest(rival.tokens_per_s.evidence, score.round_s.evidence))
 
 
+def least_s_per_token(target: TargetLatency, kept: float, cost: float) -> float:
+    """Seconds a token that the target would come to at the fastest lookahead, k = 0 included, beside a supposed draft.
+
+    Each of its tokens takes `cost` times a step of the target and is kept with the probability `kept`, so that
+    TAR(k) = Σ kept^i for i = 0 … k.
+    """
+    fastest, tokens = target.step_s, 1.0
+    for lookahead in range(1, target.verify.largest):
+        tokens += kept**lookahead
+        burst_s = lookahead * cost * target.verify.seconds(1)
+        fastest = min(fastest, target.round_s(burst_s, lookahead) / tokens)
+    return fastest
+
+
 def score_target_alone(target: TargetLatency) -> Score:
     """The score of k = 0: one token a step, by which everything else is judged."""
     evidence = weakest(Evidence.ESTIMATED, target.verify.evidence)

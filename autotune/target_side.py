@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import median
 
 from autotune.cache import cached_folder, content_key, source_hashes
 from autotune.candidate import DraftShape, Precision
@@ -20,6 +20,7 @@ from autotune.programs import compile_target
 from autotune.progress import Observer
 from autotune.request import Request
 from autotune.results import MeasureSettings, Rejected, RejectReason, RunKind, TargetLatency
+from autotune.score import least_s_per_token
 from autotune.slices import SliceRequest, extrapolate_target
 from autotune.store import RunFolder
 from autotune.weights import random_weights
@@ -28,6 +29,9 @@ MOST_EVICT_BYTES = 256 << 20
 """Reading more than any cache holds would only cost memory and time."""
 _USUAL_CONTEXT_TOKENS = 128
 _TARGET_MIN_TIME_S = 1.5
+_KEPT, _COST = 0.7, 0.1
+"""Share of a draft's tokens that is kept, and steps of the target that one takes: as drafts usually have it, supposed
+before any is known."""
 _THREAD_ROUNDS = 3
 _THREAD_MIN_TIME_S = 0.2
 
@@ -67,7 +71,10 @@ def _fastest(
     database: TuningDatabase | None,
     observer: Observer,
 ) -> TargetSide:
-    """The target as compiled by the compiler whose program verifies fastest, over all lookaheads; some may fail."""
+    """The target as compiled by the compiler with which a token takes least, alone or drafted; some may fail.
+
+    The drafts are not known yet, so usual ones are supposed (`_KEPT`, `_COST`).
+    """
     _tell_precision(request, observer)
     sides, failure = [], None
     for backend in request.target_backends:
@@ -92,20 +99,16 @@ def _fastest(
     if not sides:
         assert failure is not None
         raise failure
-    chosen = min(sides, key=lambda side: _verification_s(side.latency))
+    least_s = {side.backend: least_s_per_token(side.latency, _KEPT, _COST) for side in sides}
+    chosen = min(sides, key=lambda side: least_s[side.backend])
     for side in sides:
         if side is not chosen:
-            ratio = _verification_s(side.latency) / _verification_s(chosen.latency)
             observer.note(
-                f"{chosen.backend} compiles the target: with {side.backend} a verification takes {ratio:.2f} times as "
-                f"long, and a step of the target alone {side.latency.step_s / chosen.latency.step_s:.2f} times"
+                f"{chosen.backend} compiles the target: with {side.backend} a token would take "
+                f"{least_s[side.backend] / least_s[chosen.backend]:.2f} times as long beside a usual draft or alone, "
+                f"and a step of the target alone takes {side.latency.step_s / chosen.latency.step_s:.2f} times"
             )
     return chosen
-
-
-def _verification_s(latency: TargetLatency) -> float:
-    """The geometric mean of the seconds that verifications of all lengths take."""
-    return geometric_mean(latency.verify.seconds(n) for n in range(1, latency.verify.largest + 1))
 
 
 def _tell_precision(request: Request, observer: Observer) -> None:

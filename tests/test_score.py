@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.results import Evidence, Figure, LatencyTable
-from autotune.score import needed_to_match, quotient, score_lookahead, score_target_alone
+from autotune.results import Evidence, Figure, LatencyTable, TargetLatency
+from autotune.score import least_s_per_token, needed_to_match, quotient, score_lookahead, score_target_alone
 from tests.support.figures import constant_acceptance, latency, target_latency
 
 
@@ -162,3 +162,23 @@ def test_the_error_bar_of_an_extrapolated_target_reaches_the_speed_up() -> None:
     alone = score_target_alone(target).tokens_per_s
     assert alone.low is not None
     assert alone.low < alone.value
+
+
+def target_of(*verify_s: float) -> TargetLatency:
+    return TargetLatency(latency(*verify_s), 0.0, 0.0)
+
+
+def test_the_least_seconds_a_token_may_be_those_of_the_target_alone() -> None:
+    assert least_s_per_token(target_of(1.0, 2.0, 3.0), kept=0.7, cost=0.1) == pytest.approx(1.0)
+
+
+def test_the_least_seconds_a_token_are_those_of_the_fastest_lookahead() -> None:
+    """k = 1: (1.1 + 0.1) / 1.5 = 0.8; k = 2: (1.2 + 0.2) / 1.75 = 0.8; k = 3: (1.2 + 0.3) / 1.875 = 0.8."""
+    assert least_s_per_token(target_of(1.0, 1.1, 1.2, 1.2), kept=0.5, cost=0.1) == pytest.approx(0.8)
+    assert least_s_per_token(target_of(1.0, 1.1, 1.2, 1.2), kept=0.5, cost=0.0) == pytest.approx(1.2 / 1.875)
+
+
+def test_a_fast_step_counts_as_well_as_a_flat_verification() -> None:
+    """The second verifies three tokens faster, but a token alone takes it more than three times as long."""
+    steep, flat = target_of(0.2, 0.5, 0.8), target_of(0.7, 0.7, 0.7)
+    assert least_s_per_token(steep, 0.7, 0.1) < least_s_per_token(flat, 0.7, 0.1)
